@@ -1,0 +1,1 @@
+"""Benchmarks, noise, sampling, augmentation and batches. Knows no model."""

@@ -1,0 +1,143 @@
+"""From rows of a benchmark to batches of tensors: decoding, resizing and tokenising on the CPU, images as uint8."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from .images import decode_image
+from .sampler import PairKey
+from .transforms import Augmentation
+
+
+class PairPreparer:
+    """Makes one training example from a row (image, caption, person_id).
+
+    Args:
+        processor: an `AMNSProcessor`; its size, resampling and tokenizer are used.
+        augmentation: `None` leaves images and captions as they are.
+        seed: with epoch and row it fixes the augmentation.
+    """
+
+    def __init__(self, processor, augmentation: Augmentation | None = None, seed: int = 0):
+        self.processor = processor
+        self.augmentation = augmentation
+        self.seed = seed
+        self.height, self.width = processor.image_size
+        tokenizer = processor.tokenizer
+        # CLIP has no mask token; IRRA and RDE use the last ordinary entry of the vocabulary, just before the start token.
+        self.num_ordinary = min(tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.mask_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else self.num_ordinary - 1
+
+    def image(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The row's image as uint8 [height, width, 3]; an unreadable file is an error that names it."""
+        return load_pixels(row, (self.height, self.width), self.processor.image_processor.resample)
+
+    def __call__(self, row: Mapping[str, Any], key: PairKey) -> dict[str, Any]:
+        ids = self.processor(text=row["caption"])["input_ids"]
+        example = {"image": self.image(row), "person_id": row["person_id"], "row": key.row}
+        if self.augmentation is not None:
+            generator = np.random.default_rng([self.seed, *key])
+            example.update(self.augmentation.draw(generator, self.height, self.width))
+            ids = self.augmentation.change_tokens(ids, generator, self.mask_id, self.num_ordinary)
+        example["input_ids"] = ids
+        return example
+
+
+def load_pixels(row: Mapping[str, Any], size: tuple[int, int], resample: int) -> np.ndarray:
+    """Decodes and resizes a row's image: uint8 [height, width, 3].
+
+    Args:
+        row: with `image` (a PIL image, or the undecoded {"path", "bytes"} of `datasets`) and `image_path`.
+        size: height and width in pixels.
+        resample: a PIL resampling filter.
+    """
+    height, width = size
+    image = decode_image(row["image"], where=row.get("image_path"), size=size)
+    if image.size != (width, height):
+        image = image.resize((width, height), resample)
+    return np.asarray(image)
+
+
+def undecoded(dataset: datasets.Dataset | datasets.IterableDataset):
+    """The data set with its images left as files, so that workers decode them at the size that is needed."""
+    return dataset.cast_column("image", datasets.Image(decode=False))
+
+
+class TrainingPairs(Dataset):
+    """Map-style view of a training set, addressed by `PairKey`."""
+
+    def __init__(self, dataset: datasets.Dataset, preparer: PairPreparer):
+        self.dataset = undecoded(dataset)
+        self.preparer = preparer
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: PairKey) -> dict[str, Any]:
+        return self.preparer(self.dataset[key.row], key)
+
+
+class StreamedPairs(IterableDataset):
+    """Iterable view of a streamed training set; rows count from 0 in each epoch, in the stream's own order."""
+
+    def __init__(self, dataset: datasets.IterableDataset, preparer: PairPreparer):
+        self.dataset = undecoded(dataset)
+        self.preparer = preparer
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffled streams reorder themselves; augmentation draws anew."""
+        self.epoch = epoch
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(self.dataset):
+            yield self.preparer(row, PairKey(number, self.epoch))
+
+
+class PairCollator:
+    """Stacks prepared pairs and pads their captions to the longest.
+
+    Returns a dict with `images` uint8 [B, 3, H, W], `input_ids` and `attention_mask` int64 [B, T], `person_ids` and
+    `rows` int64 [B], and under augmentation `flip`, `shift`, `erase`, `jitter` (see `Augmentation.draw`).
+    """
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        images = torch.from_numpy(np.stack([example["image"] for example in examples])).permute(0, 3, 1, 2)
+        batch = {"images": images.contiguous()}
+        batch.update(pad_tokens([example["input_ids"] for example in examples], self.pad_token_id))
+        batch["person_ids"] = torch.tensor([example["person_id"] for example in examples])
+        batch["rows"] = torch.tensor([example["row"] for example in examples])
+        for name in ("flip", "shift", "erase", "jitter"):
+            if name in examples[0]:
+                batch[name] = torch.from_numpy(np.stack([example[name] for example in examples]))
+        return batch
+
+
+def pad_tokens(sequences: list[list[int]], pad_token_id: int) -> dict[str, Tensor]:
+    """Token lists to `input_ids` and `attention_mask`, int64 [B, longest]."""
+    lengths = torch.tensor([len(ids) for ids in sequences])
+    input_ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=pad_token_id
+    )
+    attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+__all__ = [
+    "PairCollator",
+    "PairPreparer",
+    "StreamedPairs",
+    "TrainingPairs",
+    "load_pixels",
+    "pad_tokens",
+    "undecoded",
+]

@@ -1,0 +1,312 @@
+"""Losses between images and captions of persons, robust to wrong pairs.
+
+A matching loss takes one direction, `(logits [B, M], positives [B, M])`, and returns one value per row, float32 [B]
+(float64 stays float64). `matching_loss` normalises embeddings, builds both directions, gathers the columns of all
+processes and returns the training scalar. Torch only; nothing here knows a model.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+WAF_WEIGHTINGS = ("plausible", "none")
+
+
+def itc(logits: Tensor, positives: Tensor) -> Tensor:
+    """InfoNCE of CLIP: the pair on the diagonal is the one positive, all other columns are negatives.
+
+    Args:
+        logits: similarities divided by the temperature, float [B, M], M >= B; column i belongs to row i.
+        positives: True where row and column show the same person, bool [B, M]; only checked.
+    Returns:
+        -log p_ii in nats, float32 [B].
+    Raises:
+        ValueError: shapes differ, fewer columns than rows, or a row has no positive.
+    Source: CLIP (arXiv 2103.00020), section 2.3.
+    """
+    logits = _checked(logits, positives)
+    if logits.shape[1] < logits.shape[0]:
+        raise ValueError(f"itc needs a column for each row, found logits {tuple(logits.shape)}.")
+    return -logits.log_softmax(dim=1).diagonal()
+
+
+def sdm(logits: Tensor, positives: Tensor, eps: float = 1e-8) -> Tensor:
+    """Similarity distribution matching: KL from the predicted to the true matching distribution.
+
+    Mode-seeking: it punishes probability on wrong columns by about -log(eps), which makes it sharp on clean pairs and
+    prone to memorise wrong ones.
+
+    Args:
+        logits: similarities divided by the temperature, float [B, M].
+        positives: True where row and column show the same person, bool [B, M]; at least one per row.
+        eps: added to the true distribution inside the logarithm.
+    Returns:
+        sum_j p_j (log p_j - log(q_j + eps)) in nats, float32 [B].
+    Raises:
+        ValueError: shapes differ or a row has no positive.
+    Source: IRRA (CVPR 2023, arXiv 2303.12501), equation 6; as its published code.
+    """
+    logits = _checked(logits, positives)
+    log_p = logits.log_softmax(dim=1)
+    q = positives.to(log_p.dtype) / positives.sum(dim=1, keepdim=True)
+    return (log_p.exp() * (log_p - (q + eps).log())).sum(dim=1)
+
+
+def inverse_sdm(logits: Tensor, positives: Tensor) -> Tensor:
+    """Inverse KL of similarity distribution matching: from the true to the predicted distribution.
+
+    Pulls probability onto every positive of a row; its gradient on a logit is p - q, bounded by 1.
+
+    Args:
+        logits: similarities divided by the temperature, float [B, M].
+        positives: True where row and column show the same person, bool [B, M]; at least one per row.
+    Returns:
+        sum_j q_j (log q_j - log p_j) in nats with 0 log 0 = 0, float32 [B].
+    Raises:
+        ValueError: shapes differ or a row has no positive.
+    Source: AMNS (arXiv 2409.06385), the inverse half of BSDM.
+    """
+    logits = _checked(logits, positives)
+    count = positives.sum(dim=1).to(logits.dtype)
+    log_p = logits.log_softmax(dim=1)
+    return -torch.where(positives, log_p, 0.0).sum(dim=1) / count - count.log()
+
+
+def bsdm(logits: Tensor, positives: Tensor, inverse_weight: float = 1.0, eps: float = 1e-8) -> Tensor:
+    """Bidirectional similarity distribution matching: `sdm + inverse_weight * inverse_sdm`.
+
+    Args:
+        logits: similarities divided by the temperature, float [B, M].
+        positives: True where row and column show the same person, bool [B, M]; at least one per row.
+        inverse_weight: weight of the inverse KL. The paper's weight is not published; 1 is this package's choice.
+        eps: as in `sdm`.
+    Returns:
+        nats, float32 [B].
+    Raises:
+        ValueError: shapes differ or a row has no positive.
+    Source: AMNS (arXiv 2409.06385), BSDM.
+
+    ```python
+    >>> import torch
+    >>> bsdm(torch.tensor([[4.0, 0.0], [0.0, 4.0]]), torch.eye(2, dtype=torch.bool))
+    tensor([0.2760, 0.2760])
+
+    ```
+    """
+    return sdm(logits, positives, eps) + inverse_weight * inverse_sdm(logits, positives)
+
+
+def tal(logits: Tensor, positives: Tensor, margin: float = 0.1, temperature: float = 0.02) -> Tensor:
+    """Triplet alignment loss: a triplet loss whose hardest negative is softened to a log-sum-exp.
+
+    Args:
+        logits: similarities divided by the temperature, float [B, M].
+        positives: True where row and column show the same person, bool [B, M]; at least one per row.
+        margin: in units of cosine similarity.
+        temperature: the one that `logits` were divided by; `matching_loss` passes its own.
+    Returns:
+        max(0, margin - sum_pos a_j s_j + temperature * log sum_neg exp(s_j / temperature)) with s = logits *
+        temperature and a = softmax of the logits over the positives (no gradient), in units of similarity,
+        float32 [B]; 0 for a row without negatives.
+    Raises:
+        ValueError: shapes differ or a row has no positive.
+    Source: RDE (CVPR 2024, arXiv 2308.09911), equation 6.
+    """
+    logits = _checked(logits, positives)
+    # Finite instead of -inf: a row without negatives then has a finite log-sum-exp and no NaN in its gradient.
+    lowest = torch.finfo(logits.dtype).min
+    alpha = logits.detach().masked_fill(~positives, lowest).softmax(dim=1)
+    positive = torch.where(positives, alpha * logits, 0.0).sum(dim=1)
+    negative = logits.masked_fill(positives, lowest).logsumexp(dim=1)
+    return (margin + temperature * (negative - positive)).clamp(min=0)
+
+
+def waf(logits: Tensor, positives: Tensor, gamma: float = 2.0, weighting: str = "plausible") -> Tensor:
+    """Weight-adjusted focal loss: hard rows count more, implausible rows do not dominate.
+
+    With m_i = sum of p_ij over the positives of row i: `w_i (1 - m_i)^gamma (-log m_i)`. The abstract of the paper names
+    this loss and its purpose but gives no formula; this is the package's own reading, and both parts can be switched off.
+
+    Args:
+        logits: similarities divided by the temperature, float [B, M].
+        positives: True where row and column show the same person, bool [B, M]; at least one per row.
+        gamma: focal exponent, 0 or at least 1; 0 switches the focal factor off.
+        weighting: "plausible": w_i = m_i / (m_i + m0), without gradient, where m0 is the share of positives among
+            the columns, that is the m of a row guessed at random. A row that matches no better than chance counts
+            half, a row that the model contradicts fades out, a learned row counts fully. "none": w_i = 1.
+    Returns:
+        nats, float32 [B].
+    Raises:
+        ValueError: shapes differ, a row has no positive, `gamma` or `weighting` is not valid.
+    Source: AMNS (arXiv 2409.06385) for the idea; focal factor from Lin et al. (ICCV 2017, arXiv 1708.02002), equation 4.
+    """
+    if gamma != 0 and not gamma >= 1:
+        raise ValueError(f"waf: gamma must be 0 or at least 1 (its gradient is unbounded in between), found {gamma}.")
+    if weighting not in WAF_WEIGHTINGS:
+        raise ValueError(f"waf: weighting must be one of {WAF_WEIGHTINGS}, found {weighting!r}.")
+    logits = _checked(logits, positives)
+    log_m = logits.masked_fill(~positives, -math.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
+    loss = focal_factor(log_m, gamma) * -log_m
+    if weighting == "plausible":
+        chance = positives.to(logits.dtype).mean(dim=1)
+        m = log_m.detach().exp()
+        loss = loss * m / (m + chance)
+    return loss
+
+
+def focal_factor(log_probability: Tensor, gamma: float) -> Tensor:
+    """(1 - p)^gamma from log p, stable where p is close to 1; gradient flows through it."""
+    if gamma == 0:
+        return torch.ones_like(log_probability)
+    return (-torch.expm1(log_probability)).clamp(min=0).pow(gamma)
+
+
+def identity_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor, gamma: float = 0.0) -> Tensor:
+    """Cross-entropy over the training identities, averaged over image and text.
+
+    Args:
+        image_logits: classifier scores of the images, float [B, identities].
+        text_logits: classifier scores of the captions, float [B, identities].
+        person_ids: int64 [B], 0-based and below the number of identities.
+        gamma: above 0, each term is multiplied by the focal factor (1 - p)^gamma, as in `waf`.
+    Returns:
+        scalar, float32, nats.
+    Source: dual-path identity loss (Zheng et al., arXiv 1711.05535), as used by IRRA.
+    """
+    total = 0.0
+    for logits in (image_logits, text_logits):
+        log_p = _float(logits).log_softmax(dim=1).gather(1, person_ids[:, None])[:, 0]
+        total = total - (focal_factor(log_p, gamma) * log_p).mean()
+    return total / 2
+
+
+MATCHING_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "itc": itc,
+    "sdm": sdm,
+    "inverse_sdm": inverse_sdm,
+    "bsdm": bsdm,
+    "tal": tal,
+    "waf": waf,
+}
+
+
+def matching_loss(
+    fn: Callable[..., Tensor],
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    person_ids: Tensor,
+    temperature: float = 0.02,
+    gather: bool = False,
+    **options,
+) -> Tensor:
+    """A matching loss of both directions: mean over the rows of this process, summed over image-text and text-image.
+
+    With `gather`, the columns are the pairs of all processes (this process's first), gathered with gradient. The mean of
+    the processes' losses, and under DDP the mean of their gradients, then equals one process with the whole batch.
+
+    Args:
+        fn: one of this module's matching losses.
+        image_embeds: float [B, D], need not be normalised.
+        text_embeds: float [B, D], row i captions image i.
+        person_ids: int64 [B].
+        temperature: similarities are divided by it, above 0.
+        gather: take columns from all processes; without an initialised process group it changes nothing.
+        options: further arguments of `fn`.
+    Returns:
+        scalar, float32 whatever the autocast.
+    Raises:
+        ValueError: shapes differ or the temperature is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, found {temperature}.")
+    if image_embeds.shape != text_embeds.shape or person_ids.shape != image_embeds.shape[:1]:
+        raise ValueError(
+            f"Expected image_embeds and text_embeds of one shape [B, D] and person_ids [B], found "
+            f"{tuple(image_embeds.shape)}, {tuple(text_embeds.shape)} and {tuple(person_ids.shape)}."
+        )
+    if "temperature" in inspect.signature(fn).parameters:
+        options.setdefault("temperature", temperature)
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        images = F.normalize(_float(image_embeds), dim=1)
+        texts = F.normalize(_float(text_embeds), dim=1)
+        all_images, all_texts, all_ids = images, texts, person_ids
+        if gather:
+            all_images, all_texts, all_ids = gather_columns(images), gather_columns(texts), gather_columns(person_ids)
+        positives = person_ids[:, None] == all_ids[None, :]
+        image_to_text = fn(images @ all_texts.T / temperature, positives, **options)
+        text_to_image = fn(texts @ all_images.T / temperature, positives, **options)
+        return image_to_text.mean() + text_to_image.mean()
+
+
+def gather_columns(rows: Tensor) -> Tensor:
+    """The rows of all processes, this process's first, with gradient; [B, ...] becomes [processes * B, ...].
+
+    Every process must bring the same number of rows. Without an initialised process group it returns its input.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return rows
+    gathered = _GatherWithGradient.apply(rows)
+    return gathered.roll(-dist.get_rank() * len(rows), dims=0)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """All-gather along dimension 0; backward sums each process's gradient of the rows that came from here."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        ctx.rows = len(rows)
+        gathered = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        own = gradient.new_empty(ctx.rows, *gradient.shape[1:])
+        dist.reduce_scatter_tensor(own, gradient.contiguous())
+        return own
+
+
+def _float(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _checked(logits: Tensor, positives: Tensor) -> Tensor:
+    """Logits in float32 after the checks that every matching loss shares."""
+    if logits.ndim != 2 or logits.shape != positives.shape or positives.dtype != torch.bool:
+        raise ValueError(
+            f"Expected logits [B, M] and boolean positives of the same shape, found {tuple(logits.shape)} and "
+            f"{positives.dtype} {tuple(positives.shape)}."
+        )
+    has_positive = positives.any(dim=1)
+    if logits.device.type == "cpu":
+        if not has_positive.all():
+            rows = (~has_positive).nonzero()[:5, 0].tolist()
+            raise ValueError(
+                f"{int((~has_positive).sum())} of {len(positives)} rows have no positive (first: {rows}). Every row "
+                "needs a column of the same person; a pair's own caption is one."
+            )
+    else:
+        # Checked on the device, so that a training step never waits for it.
+        torch._assert_async(has_positive.all(), "a row of `positives` has no positive")
+    return _float(logits)
+
+
+__all__ = [
+    "MATCHING_LOSSES",
+    "WAF_WEIGHTINGS",
+    "bsdm",
+    "focal_factor",
+    "gather_columns",
+    "identity_loss",
+    "inverse_sdm",
+    "itc",
+    "matching_loss",
+    "sdm",
+    "tal",
+    "waf",
+]

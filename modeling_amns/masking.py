@@ -1,0 +1,94 @@
+"""AWM, the attention-weighted selective mask: which patches the student sees. Torch only."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MASK_SCORES = ("attention", "attention_last", "text", "random")
+
+
+def select_patches(
+    scores: Tensor, keep_ratio: float, grid: tuple[int, int] | None = None, block: int = 1
+) -> Tensor:
+    """The best `ceil(keep_ratio * L)` patches of each image, in their original order.
+
+    Args:
+        scores: one number per patch, float [B, L]; higher is kept first, ties go to the earlier patch.
+        keep_ratio: share of the patches that is kept, in (0, 1].
+        grid: rows and columns of the patches, rows * columns = L; needed when `block` is above 1.
+        block: scores are averaged over blocks of `block` x `block` patches first, so that whole neighbourhoods are
+            kept (A-CLIP uses 2). The number of patches kept does not change; the last block may be kept in part.
+    Returns:
+        int64 [B, K], ascending in each row.
+    Raises:
+        ValueError: keep_ratio, block or grid does not fit.
+
+    ```python
+    >>> import torch
+    >>> select_patches(torch.tensor([[0.1, 0.4, 0.2, 0.3]]), keep_ratio=0.5)
+    tensor([[1, 3]])
+
+    ```
+    """
+    if not 0 < keep_ratio <= 1:
+        raise ValueError(f"keep_ratio must lie in (0, 1], found {keep_ratio}; 1 keeps every patch.")
+    if scores.ndim != 2:
+        raise ValueError(f"scores must be [images, patches], found shape {tuple(scores.shape)}.")
+    patches = scores.shape[1]
+    if block < 1:
+        raise ValueError(f"block must be at least 1, found {block}.")
+    if block > 1:
+        if grid is None or grid[0] * grid[1] != patches:
+            raise ValueError(f"block={block} needs grid=(rows, columns) of the {patches} patches, found {grid}.")
+        image = scores.float().reshape(-1, 1, *grid)
+        # ceil_mode with count_include_pad=False averages a block that the border cuts over its real patches.
+        pooled = F.avg_pool2d(image, block, ceil_mode=True, count_include_pad=False)
+        spread = pooled.repeat_interleave(block, 2).repeat_interleave(block, 3)
+        scores = spread[:, 0, : grid[0], : grid[1]].flatten(1)
+    # The tiny allowance keeps ceil(0.7 * 10) at 7 although 0.7 * 10 is 7.000000000000001 in binary.
+    kept = min(patches, math.ceil(keep_ratio * patches - 1e-9))
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :kept].sort(dim=1).values
+
+
+@torch.no_grad()
+def patch_scores(
+    kind: str,
+    teacher: nn.Module,
+    pixel_values: Tensor,
+    text_embeds: Tensor | None = None,
+    last_layers: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Scores of all patches by the teacher, which sees the whole image.
+
+    Args:
+        kind: "attention": CLS row of the attention, averaged over heads and all layers (A-CLIP, ICCV 2023);
+            "attention_last": the same over `last_layers`; "text": cosine of each projected patch with the caption's
+            embedding; "random": uniform noise, the control.
+        teacher: an `ImageTeacher` (or anything with its `cls_attention` and `patch_embeds`).
+        pixel_values: normalised images, float [B, 3, height, width].
+        text_embeds: captions' embeddings, float [B, D]; for "text".
+        last_layers: for "attention_last".
+        generator: for "random", on the device of the images.
+    Returns:
+        float32 [B, L].
+    Raises:
+        ValueError: unknown kind, or "text" without `text_embeds`.
+    """
+    if kind == "attention":
+        return teacher.cls_attention(pixel_values)
+    if kind == "attention_last":
+        return teacher.cls_attention(pixel_values, last_layers)
+    if kind == "text":
+        if text_embeds is None:
+            raise ValueError("mask_score 'text' compares patches with captions and needs text_embeds.")
+        patches = F.normalize(teacher.patch_embeds(pixel_values).float(), dim=-1)
+        return torch.einsum("bld,bd->bl", patches, F.normalize(text_embeds.float(), dim=-1))
+    if kind == "random":
+        return torch.rand(len(pixel_values), teacher.num_patches, generator=generator, device=pixel_values.device)
+    raise ValueError(f"mask_score must be one of {MASK_SCORES}, found {kind!r}.")
+
+
+__all__ = ["MASK_SCORES", "patch_scores", "select_patches"]

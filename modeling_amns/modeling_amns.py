@@ -1,0 +1,473 @@
+"""The AMNS dual encoder: CLIP with rectangular images, dropped patches and the CLS row of its own attention.
+
+Method: AMNS (arXiv 2409.06385). Parameter names are those of transformers' `CLIPModel`, so checkpoints of either load
+into the other at the same position grid.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import (
+    CLIPEncoder,
+    CLIPOutput,
+    CLIPPreTrainedModel,
+    CLIPVisionEmbeddings,
+    image_text_contrastive_loss,
+)
+from transformers.utils import ModelOutput, logging
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
+
+logger = logging.get_logger(__name__)
+
+# What `from_pretrained` needs to find a file, as opposed to what it does with the weights.
+_LOCATION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+@dataclass
+class AMNSOutput(CLIPOutput):
+    """Output of `AMNSModel`, the fields of transformers' `CLIPOutput`.
+
+    Args:
+        loss: symmetric InfoNCE, scalar; with `return_loss=True` only.
+        logits_per_image: cosine similarities times `exp(logit_scale)`, float [images, texts].
+        logits_per_text: its transpose, float [texts, images].
+        text_embeds: L2-normalised text embeddings, float [texts, projection_dim].
+        image_embeds: L2-normalised image embeddings, float [images, projection_dim].
+        text_model_output: output of the text encoder, its `pooler_output` projected.
+        vision_model_output: output of the image encoder, its `pooler_output` projected.
+    """
+
+
+@dataclass
+class AMNSPersonRetrievalOutput(ModelOutput):
+    """Output of `AMNSForPersonRetrieval`.
+
+    Args:
+        image_embeds: L2-normalised image embeddings, float [B, projection_dim].
+        text_embeds: L2-normalised text embeddings, float [B, projection_dim].
+        image_identity_logits: scores of the training identities, float [B, num_identities]; `None` without classifier.
+        text_identity_logits: the same from the text, float [B, num_identities]; `None` without classifier.
+    """
+
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    image_identity_logits: Tensor | None = None
+    text_identity_logits: Tensor | None = None
+
+
+def resize_positions(weight: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode: str) -> Tensor:
+    """Resizes the position embeddings of a patch grid; the CLS position stays.
+
+    Args:
+        weight: [1 + rows * columns, dim], CLS first, then the patches row by row.
+        old_grid, new_grid: rows and columns.
+        mode: "bilinear" or "bicubic", without antialiasing and without aligned corners (as IRRA and transformers).
+    Returns:
+        [1 + new_rows * new_columns, dim] in the dtype of `weight`.
+    """
+    patches = weight[1:].float().T.reshape(1, -1, *old_grid)
+    patches = nn.functional.interpolate(patches, size=new_grid, mode=mode, align_corners=False)
+    return torch.cat([weight[:1], patches.flatten(2)[0].T.to(weight.dtype)])
+
+
+class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
+    """Patch, CLS and position embeddings of a rectangular grid, of all patches or of those that are kept."""
+
+    def __init__(self, config: AMNSVisionConfig):
+        # CLIPVisionEmbeddings squares the image size, so its constructor is passed over.
+        nn.Module.__init__(self)
+        self.config = config
+        self.embed_dim = config.hidden_size
+        self.image_size = config.image_size
+        self.patch_size = config.patch_size
+        self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels,
+            self.embed_dim,
+            kernel_size=self.patch_size,
+            stride=config.stride or self.patch_size,
+            bias=False,
+        )
+        self.num_patches = config.grid_size[0] * config.grid_size[1]
+        self.num_positions = self.num_patches + 1
+        self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
+        self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
+
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, keep_indices: Tensor | None = None
+    ) -> Tensor:
+        height, width = pixel_values.shape[-2:]
+        if [height, width] != list(self.image_size) and not interpolate_pos_encoding:
+            raise ValueError(
+                f"Images are {height}x{width} pixels (height x width), the model expects "
+                f"{self.image_size[0]}x{self.image_size[1]}. Resize them with AMNSProcessor, pass "
+                "interpolate_pos_encoding=True, or load the model with image_size=[height, width]."
+            )
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        grid = tuple(patches.shape[-2:])
+        patches = patches.flatten(2).transpose(1, 2)
+        positions = self.position_embedding.weight
+        if grid != self.config.grid_size:
+            positions = resize_positions(positions, self.config.grid_size, grid, self.config.position_interpolation)
+        patches = patches + positions[1:]
+        if keep_indices is not None:
+            patches = patches.gather(1, self._sorted_indices(keep_indices, patches))
+        cls = (self.class_embedding + positions[0]).expand(len(pixel_values), 1, -1)
+        return torch.cat([cls, patches], dim=1)
+
+    def _sorted_indices(self, keep_indices: Tensor, patches: Tensor) -> Tensor:
+        if keep_indices.ndim != 2 or len(keep_indices) != len(patches) or not 0 < keep_indices.shape[1]:
+            raise ValueError(
+                f"keep_indices must be [batch, kept patches] with batch {len(patches)} and at least one patch, "
+                f"found shape {tuple(keep_indices.shape)}."
+            )
+        # Attention does not see the order; sorting makes the result independent of it to the last bit.
+        return keep_indices.sort(dim=1).values.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+
+
+class AMNSVisionModel(CLIPVisionModel):
+    """Image encoder: transformers' CLIP encoder over `AMNSVisionEmbeddings`."""
+
+    config: AMNSVisionConfig
+
+    def __init__(self, config: AMNSVisionConfig):
+        CLIPPreTrainedModel.__init__(self, config)
+        self.embeddings = AMNSVisionEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = CLIPEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        keep_indices: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes images.
+
+        Args:
+            pixel_values: normalised images, float [B, 3, height, width].
+            interpolate_pos_encoding: accept another image size by resizing the position embeddings in this call.
+            keep_indices: patches that are encoded, without CLS, int64 [B, K], any order, no repeats; `None` means all.
+        """
+        hidden = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, keep_indices))
+        last_hidden_state = self.encoder(inputs_embeds=hidden, **kwargs).last_hidden_state
+        return BaseModelOutputWithPooling(
+            last_hidden_state=last_hidden_state,
+            pooler_output=self.post_layernorm(last_hidden_state[:, 0]),
+        )
+
+    @torch.no_grad()
+    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+        """Attention that CLS pays to each patch, averaged over heads and layers.
+
+        Only the CLS row is computed: the query of CLS is carried through the key projection (a key's bias adds the same
+        number to every score of a row and drops out of the softmax), so a layer costs heads x patches x hidden_size
+        and no N x N map exists, whatever attention backend the encoder runs on. The last layer's output is not computed.
+
+        Args:
+            pixel_values: normalised images, float [B, 3, height, width].
+            last_layers: average over this many last layers; `None` means all.
+        Returns:
+            float32 [B, patches]; each row sums to the share that CLS gives to patches rather than to itself.
+        Source: the score of attentive masking in A-CLIP (ICCV 2023), used by AWM.
+        """
+        layers = self.encoder.layers
+        last_layers = len(layers) if last_layers is None else last_layers
+        if not 1 <= last_layers <= len(layers):
+            raise ValueError(f"last_layers must lie in [1, {len(layers)}], found {last_layers}.")
+        hidden = self.pre_layrnorm(self.embeddings(pixel_values))
+        total = 0.0
+        for number, layer in enumerate(layers):
+            if number >= len(layers) - last_layers:
+                total = total + _cls_row(layer, hidden)
+            if number < len(layers) - 1:
+                hidden = layer(hidden, None)
+        return total / last_layers
+
+
+def _cls_row(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """CLS row of one encoder layer's attention averaged over heads, without CLS itself: float32 [B, N - 1]."""
+    attention = layer.self_attn
+    normed = layer.layer_norm1(hidden)
+    query = attention.q_proj(normed[:, 0]).unflatten(-1, (attention.num_heads, attention.head_dim))
+    key_weight = attention.k_proj.weight.unflatten(0, (attention.num_heads, attention.head_dim))
+    query = torch.einsum("bhd,hdc->bhc", query, key_weight)
+    scores = torch.matmul(query, normed.transpose(1, 2)).float() * attention.scale
+    return scores.softmax(dim=-1).mean(dim=1)[:, 1:]
+
+
+class AMNSPreTrainedModel(CLIPPreTrainedModel):
+    """Loading, saving and initialisation shared by the AMNS models."""
+
+    config: AMNSConfig
+    base_model_prefix = "amns"
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "AMNSVisionEmbeddings"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, IdentityClassifier):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
+        """Loads an AMNS or CLIP checkpoint (folder or Hub id), safetensors first.
+
+        The weights are read at the checkpoint's own position grid; where the configuration asks for another one
+        (`image_size=[height, width]`, `stride=...` or a `config`), the position embeddings are then resized once
+        (`position_interpolation`). A classifier over another number of identities starts anew.
+
+        Raises:
+            ValueError: the checkpoint is of another model type or its patch size differs from the configuration's.
+        """
+        if pretrained_model_name_or_path is None:
+            return super().from_pretrained(None, *model_args, config=config, **kwargs)
+        location = {key: kwargs[key] for key in _LOCATION_ARGUMENTS if key in kwargs}
+        if not isinstance(config, PreTrainedConfig):
+            config, kwargs = AMNSConfig.from_pretrained(
+                config or pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
+            )
+            kwargs = {**kwargs, **location}
+        stored = AMNSConfig.from_pretrained(pretrained_model_name_or_path, **location)
+        stored_vision, vision = stored.vision_config, config.vision_config
+        if stored_vision.patch_size != vision.patch_size:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has patches of {stored_vision.patch_size} pixels, the configuration "
+                f"asks for {vision.patch_size}. Position grids can be resized, patches can't: set "
+                f"patch_size={stored_vision.patch_size} and choose image_size or stride."
+            )
+        load_config = copy.deepcopy(config)
+        load_config.vision_config.image_size = stored_vision.image_size
+        load_config.vision_config.stride = stored_vision.stride
+        load_config.num_identities = stored.num_identities or config.num_identities
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=load_config, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.resize_grid(vision.image_size, vision.stride)
+        model.resize_identities(config.num_identities)
+        return loaded
+
+    def resize_grid(self, image_size: list[int] | tuple[int, int], stride: int | None = None) -> None:
+        """Fits the model to images of another size by resizing the position embeddings, in place.
+
+        Args:
+            image_size: height and width in pixels.
+            stride: step between patches in pixels; `None` means the patch size.
+        """
+        old = self.config.vision_config
+        new = AMNSVisionConfig(**{**old.to_dict(), "image_size": list(image_size), "stride": stride})
+        embeddings = self.base_model.vision_model.embeddings
+        if new.grid_size != old.grid_size:
+            logger.warning(
+                f"Position embeddings resized from a grid of {old.grid_size} to {new.grid_size} "
+                f"({new.position_interpolation})."
+            )
+            weight = embeddings.position_embedding.weight
+            weight = resize_positions(weight.data, old.grid_size, new.grid_size, new.position_interpolation)
+            embeddings.position_embedding = nn.Embedding.from_pretrained(weight.contiguous(), freeze=False)
+            embeddings.num_patches = len(weight) - 1
+            embeddings.num_positions = len(weight)
+            embeddings.position_ids = torch.arange(len(weight), device=weight.device).expand((1, -1))
+        # One configuration object is shared by the model, the encoder and its embeddings; all see the new size.
+        old.image_size, old.stride = new.image_size, new.stride
+        embeddings.image_size = new.image_size
+        step = (new.stride or new.patch_size,) * 2
+        embeddings.patch_embedding.stride = step
+
+    def resize_identities(self, num_identities: int) -> None:
+        """Sets how many training identities the classifier tells apart; `AMNSModel` has none and only notes it."""
+        self.config.num_identities = num_identities
+
+
+class AMNSModel(AMNSPreTrainedModel, CLIPModel):
+    """Dual encoder for text-to-image person retrieval, `CLIPModel`'s interface plus `keep_indices`.
+
+    ```python
+    >>> import torch
+    >>> from modeling_amns import AMNSConfig, AMNSModel
+    >>> tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> vision = {**tiny, "image_size": [64, 32]}
+    >>> model = AMNSModel(AMNSConfig(vision_config=vision, text_config=tiny, projection_dim=16))
+    >>> features = model.get_image_features(torch.zeros(1, 3, 64, 32), keep_indices=torch.tensor([[0, 3, 5]]))
+    >>> features.pooler_output.shape, features.last_hidden_state.shape
+    (torch.Size([1, 16]), torch.Size([1, 4, 32]))
+
+    ```
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"classifier\..*"]
+
+    def __init__(self, config: AMNSConfig):
+        CLIPPreTrainedModel.__init__(self, config)
+        self.projection_dim = config.projection_dim
+        self.text_embed_dim = config.text_config.hidden_size
+        self.vision_embed_dim = config.vision_config.hidden_size
+        self.text_model = AMNSTextModel._from_config(config.text_config)
+        self.vision_model = AMNSVisionModel._from_config(config.vision_config)
+        self.visual_projection = nn.Linear(self.vision_embed_dim, self.projection_dim, bias=False)
+        self.text_projection = nn.Linear(self.text_embed_dim, self.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.post_init()
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        interpolate_pos_encoding: bool = False,
+        keep_indices: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Image embeddings, not normalised, in `pooler_output` [B, projection_dim]; arguments as `AMNSVisionModel`."""
+        outputs = self.vision_model(
+            pixel_values=pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            keep_indices=keep_indices,
+            return_dict=True,
+            **kwargs,
+        )
+        outputs.pooler_output = self.visual_projection(outputs.pooler_output)
+        return outputs
+
+    def image_attention_scores(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+        """Attention of CLS to each patch, averaged over layers and heads: float32 [B, patches], no gradient.
+
+        See `AMNSVisionModel.cls_attention`.
+        """
+        return self.vision_model.cls_attention(pixel_values, last_layers)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        keep_indices: Tensor | None = None,
+        **kwargs,
+    ) -> AMNSOutput:
+        """Embeds images and texts and compares them all; arguments and output as `CLIPModel`, plus `keep_indices`.
+
+        Args:
+            input_ids: token ids, int64 [texts, tokens], each row with an end token.
+            pixel_values: normalised images, float [images, 3, height, width].
+            attention_mask: 1 for tokens, 0 for padding, [texts, tokens].
+            keep_indices: patches that are encoded, without CLS, int64 [images, K]; `None` means all.
+        """
+        vision = self.get_image_features(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, keep_indices=keep_indices, **kwargs
+        )
+        text = self.get_text_features(input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
+        image_embeds = nn.functional.normalize(vision.pooler_output, dim=-1)
+        text_embeds = nn.functional.normalize(text.pooler_output, dim=-1)
+        logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) * self.logit_scale.exp()
+        return AMNSOutput(
+            loss=image_text_contrastive_loss(logits_per_text) if return_loss else None,
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text,
+            vision_model_output=vision,
+        )
+
+
+class AMNSTextModel(CLIPTextModel):
+    """Text encoder: transformers' CLIP text transformer."""
+
+    config: AMNSTextConfig
+
+
+class AMNSForPersonRetrieval(AMNSPreTrainedModel):
+    """`AMNSModel` under `amns`, plus the identity classifier that only training needs.
+
+    The classifier is one linear layer over the training identities, shared by both modalities and fed with the
+    unnormalised embeddings (dual-path identity loss, arXiv 1711.05535). Its checkpoint loads into `AMNSModel` as it is.
+    """
+
+    def __init__(self, config: AMNSConfig):
+        super().__init__(config)
+        self.amns = AMNSModel(config)
+        self.classifier = _classifier(config)
+        self.post_init()
+
+    def resize_identities(self, num_identities: int) -> None:
+        """Replaces the classifier by a new one when the number of identities differs."""
+        if num_identities == self.config.num_identities:
+            return
+        self.config.num_identities = num_identities
+        old = self.classifier
+        self.classifier = _classifier(self.config)
+        if old is not None:
+            logger.warning(
+                f"The checkpoint's classifier tells {old.out_features} identities apart, {num_identities} are asked "
+                "for: it is left out and starts anew."
+            )
+        self.to(self.device, self.dtype)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        keep_indices: Tensor | None = None,
+        **kwargs,
+    ) -> AMNSPersonRetrievalOutput:
+        """Embeds pairs and classifies both halves; arguments as `AMNSModel.forward`."""
+        outputs = self.amns(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            keep_indices=keep_indices,
+            **kwargs,
+        )
+        image_logits = text_logits = None
+        if self.classifier is not None:
+            image_logits = self.classifier(outputs.vision_model_output.pooler_output)
+            text_logits = self.classifier(outputs.text_model_output.pooler_output)
+        return AMNSPersonRetrievalOutput(
+            image_embeds=outputs.image_embeds,
+            text_embeds=outputs.text_embeds,
+            image_identity_logits=image_logits,
+            text_identity_logits=text_logits,
+        )
+
+
+class IdentityClassifier(nn.Linear):
+    """Linear scores of the training identities, initialised as in IRRA so that all start equally likely."""
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Small normal weights (standard deviation 0.001), zero bias."""
+        nn.init.normal_(self.weight, std=0.001)
+        nn.init.zeros_(self.bias)
+
+
+def _classifier(config: AMNSConfig) -> IdentityClassifier | None:
+    return IdentityClassifier(config.projection_dim, config.num_identities) if config.num_identities else None
+
+
+__all__ = [
+    "AMNSForPersonRetrieval",
+    "AMNSModel",
+    "AMNSOutput",
+    "AMNSPersonRetrievalOutput",
+    "AMNSPreTrainedModel",
+    "AMNSTextModel",
+    "AMNSVisionModel",
+]

@@ -1,0 +1,40 @@
+"""Packaging of modeling_amns."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init__.py").read_text()).group(1)
+
+extras = {
+    "tensorboard": ["tensorboard"],
+    "test": ["pytest", "ruff", "tensorboard"],
+}
+
+setup(
+    name="modeling_amns",
+    version=VERSION,
+    description="Text-to-image person retrieval that learns from wrong pairs: AMNS for Hugging Face transformers",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["modeling_amns", "modeling_amns.*"]),
+    package_data={"modeling_amns": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.20",
+        "datasets>=4.0",
+        "accelerate>=1.10",
+        "safetensors>=0.5",
+        "huggingface_hub>=1.0",
+        "evaluate>=0.4.3",
+        "tokenizers>=0.22",
+        "numpy>=1.26",
+        "pillow>=10.3",
+        "pyyaml>=6.0",
+    ],
+    extras_require=extras,
+)

@@ -1,0 +1,68 @@
+"""Fixtures: tiny models, processors and benchmarks that fit a test suite of minutes. Nothing is read from the network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers.utils import logging
+
+from modeling_amns import AMNSConfig, AMNSForPersonRetrieval, AMNSModel, AMNSProcessor
+
+logging.disable_progress_bar()
+
+IMAGE_SIZE = [64, 32]
+PATCH = 8
+CAPTIONS = [
+    "A man in a red coat carries a black backpack.",
+    "The woman wears a blue dress, white shoes and a small handbag.",
+    "a boy with green shorts and a yellow T-shirt",
+]
+
+
+def tiny_config(**changes) -> AMNSConfig:
+    """A configuration of two encoders of 3 layers and 32 channels; `changes` go to the top level or, by prefix, below."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": IMAGE_SIZE, "patch_size": PATCH, **changes.pop("vision_config", {})}
+    text = {**sizes, "vocab_size": 620, "bos_token_id": 618, "eos_token_id": 619, "pad_token_id": 619}
+    text.update(changes.pop("text_config", {}))
+    return AMNSConfig(vision_config=vision, text_config=text, projection_dim=16, **changes)
+
+
+@pytest.fixture
+def config() -> AMNSConfig:
+    return tiny_config()
+
+
+@pytest.fixture
+def model(config) -> AMNSModel:
+    torch.manual_seed(0)
+    return AMNSModel(config).eval()
+
+
+@pytest.fixture(scope="session")
+def processor() -> AMNSProcessor:
+    return AMNSProcessor.from_captions(CAPTIONS * 20, IMAGE_SIZE, vocab_size=620)
+
+
+def tiny_retrieval_model(processor: AMNSProcessor, num_identities: int = 0, **changes) -> AMNSForPersonRetrieval:
+    """A trainable tiny model that fits a processor's tokenizer and image size."""
+    tokenizer = processor.tokenizer
+    text = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"image_size": list(processor.image_size), **changes.pop("vision_config", {})}
+    torch.manual_seed(0)
+    return AMNSForPersonRetrieval(
+        tiny_config(text_config=text, vision_config=vision, num_identities=num_identities, **changes)
+    )
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return torch.randn(4, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,138 @@
+"""Patch selection, score kinds and the teacher."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_amns.ema import ImageTeacher
+from modeling_amns.masking import MASK_SCORES, patch_scores, select_patches
+
+
+@pytest.mark.parametrize("keep_ratio", [0.1, 0.3, 0.5, 0.7, 0.99, 1.0])
+def test_the_best_patches_are_kept_in_their_order(keep_ratio):
+    scores = torch.rand(5, 32, generator=torch.Generator().manual_seed(0))
+    kept = select_patches(scores, keep_ratio)
+    assert kept.shape == (5, math.ceil(keep_ratio * 32))
+    for row, indices in zip(scores.tolist(), kept.tolist()):
+        best = sorted(range(32), key=lambda j: (-row[j], j))[: len(indices)]
+        assert indices == sorted(best)
+
+
+def test_ties_go_to_the_earlier_patch():
+    assert select_patches(torch.zeros(1, 6), 0.5).tolist() == [[0, 1, 2]]
+
+
+def test_a_share_that_binary_floats_overshoot_keeps_the_exact_number():
+    assert select_patches(torch.rand(1, 10), 0.7).shape[1] == 7
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 3)])
+def test_blocks_average_their_patches_also_where_the_border_cuts_them(grid):
+    rows, columns = grid
+    scores = torch.rand(2, rows * columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kept = select_patches(scores, 0.4, grid=grid, block=2)
+    for row, indices in zip(scores.tolist(), kept.tolist()):
+        pooled = []
+        for patch in range(rows * columns):
+            top, left = patch // columns // 2 * 2, patch % columns // 2 * 2
+            block = [
+                row[y * columns + x]
+                for y in range(top, min(top + 2, rows))
+                for x in range(left, min(left + 2, columns))
+            ]
+            pooled.append(sum(block) / len(block))
+        best = sorted(range(rows * columns), key=lambda j: (-round(pooled[j], 6), j))[: len(indices)]
+        assert indices == sorted(best)
+
+
+@pytest.mark.parametrize("keep_ratio", [0, -0.1, 1.01, float("nan")])
+def test_a_keep_ratio_outside_the_range_is_an_error(keep_ratio):
+    with pytest.raises(ValueError, match=r"keep_ratio must lie in \(0, 1\]"):
+        select_patches(torch.zeros(1, 4), keep_ratio)
+
+
+def test_blocks_need_the_grid_of_the_patches():
+    with pytest.raises(ValueError, match="needs grid"):
+        select_patches(torch.zeros(1, 6), 0.5, block=2)
+    with pytest.raises(ValueError, match="of the 6 patches"):
+        select_patches(torch.zeros(1, 6), 0.5, grid=(2, 2), block=2)
+
+
+def test_attention_score_is_the_teachers_own_and_last_layers_differ(model, pixels):
+    teacher = ImageTeacher(model)
+    scores = patch_scores("attention", teacher, pixels)
+    assert torch.equal(scores, model.image_attention_scores(pixels))
+    assert not torch.allclose(scores, patch_scores("attention_last", teacher, pixels, last_layers=1))
+    assert torch.equal(scores, patch_scores("attention_last", teacher, pixels, last_layers=3))
+
+
+def test_text_score_is_the_cosine_of_projected_patch_and_caption(model, pixels):
+    text = torch.randn(4, 16, generator=torch.Generator().manual_seed(2))
+    scores = patch_scores("text", ImageTeacher(model), pixels, text)
+    hidden = model.vision_model(pixels).last_hidden_state
+    for image in range(4):
+        for patch in (0, 17, 31):
+            projected = model.visual_projection(model.vision_model.post_layernorm(hidden[image, patch + 1]))
+            expected = torch.cosine_similarity(projected, text[image], dim=0)
+            assert scores[image, patch].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_random_scores_repeat_with_their_generator(model, pixels):
+    teacher = ImageTeacher(model)
+    first, second, other = (
+        patch_scores("random", teacher, pixels, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert first.shape == (4, 32)
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_unknown_scores_and_a_missing_caption_are_errors(model, pixels):
+    teacher = ImageTeacher(model)
+    with pytest.raises(ValueError, match=", ".join(f"'{kind}'" for kind in MASK_SCORES)):
+        patch_scores("gradient", teacher, pixels)
+    with pytest.raises(ValueError, match="needs text_embeds"):
+        patch_scores("text", teacher, pixels)
+
+
+def test_the_teacher_follows_the_ramped_average_of_the_student(model):
+    teacher = ImageTeacher(model, decay=0.5)
+    expected = model.visual_projection.weight.detach().double().clone()
+    for update in range(1, 12):
+        with torch.no_grad():
+            model.visual_projection.weight.add_(update)
+        teacher.update(model)
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * model.visual_projection.weight.detach().double()
+    assert torch.allclose(teacher.module.visual_projection.weight.double(), expected, rtol=1e-5)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_the_teacher_of_a_bfloat16_student_is_float32_and_does_not_lose_small_steps(model):
+    model.bfloat16()
+    teacher = ImageTeacher(model, decay=0.999)
+    teacher.n_averaged.fill_(10**6)
+    with torch.no_grad():
+        model.visual_projection.weight.fill_(1.0)
+        teacher.module.visual_projection.weight.fill_(0.5)
+    teacher.update(model)
+    assert teacher.module.visual_projection.weight.dtype == torch.float32
+    assert torch.allclose(teacher.module.visual_projection.weight, torch.tensor(0.5005))
+
+
+def test_the_teacher_survives_saving_and_stays_in_eval_mode(model, pixels):
+    teacher = ImageTeacher(model)
+    with torch.no_grad():
+        model.vision_model.encoder.layers[0].mlp.fc1.weight.mul_(2)
+    teacher.update(model)
+    restored = ImageTeacher(model)
+    restored.load_state_dict(teacher.state_dict())
+    assert int(restored.n_averaged) == 2
+    assert torch.equal(restored.cls_attention(pixels), teacher.cls_attention(pixels))
+    assert not restored.train().training
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1])
+def test_a_decay_outside_the_range_is_an_error(model, decay):
+    with pytest.raises(ValueError, match=r"ema_decay must lie in \[0, 1\)"):
+        ImageTeacher(model, decay)
