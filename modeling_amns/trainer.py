@@ -16,10 +16,9 @@ from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPa
 from .data.sampler import IdentitySampler, RandomPairSampler
 from .data.transforms import augment_images
 from .ema import ImageTeacher
-from .embedding import embed_images, embed_texts
+from .evaluation import evaluate_retrieval
 from .losses import MATCHING_LOSSES, identity_loss, matching_loss
 from .masking import patch_scores, select_patches
-from .metrics.ranking import rank_metrics
 from .modeling_amns import AMNSForPersonRetrieval
 from .training_args import AMNSTrainingArguments
 
@@ -246,19 +245,15 @@ class AMNSTrainer(Trainer):
         Returns:
             `{prefix}_rank1`, `_rank5`, `_rank10`, `_mAP`, `_mINP` in percent and `{prefix}_runtime` in seconds.
         """
-        split = self.eval_dataset if eval_dataset is None else eval_dataset
-        if split is None or not {"gallery", "queries"} <= set(split):
-            raise ValueError(
-                'eval_dataset must hold "gallery" and "queries", as load_benchmark(name, root, "val") returns; found '
-                f"{None if split is None else sorted(split)}."
-            )
         start = time.time()
-        student = self.student.to(self.args.device)
-        batch_size, workers = self.args.eval_batch_size, self.args.dataloader_num_workers
         with self.compute_loss_context_manager():
-            gallery = embed_images(student, self.processing_class, split["gallery"], batch_size, workers)
-            queries = embed_texts(student, self.processing_class, split["queries"]["caption"], batch_size)
-        figures = rank_metrics(queries, split["queries"]["person_id"], gallery, split["gallery"]["person_id"])
+            figures = evaluate_retrieval(
+                self.student.to(self.args.device),
+                self.processing_class,
+                self.eval_dataset if eval_dataset is None else eval_dataset,
+                self.args.eval_batch_size,
+                self.args.dataloader_num_workers,
+            )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         metrics[f"{metric_key_prefix}_runtime"] = round(time.time() - start, 2)
         self.log(metrics)

@@ -12,7 +12,7 @@ Two properties that a plain `argsort(queries @ gallery.T)` lacks:
   search among the few positives of a row counts these for all of them at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,11 +83,11 @@ def rank_metrics(
 
     ```
     """
-    ranks = rank_queries(query_embeddings, query_ids, gallery_embeddings, gallery_ids, block_size)
-    figures = ranks.metrics()
+    figures = rank_queries(query_embeddings, query_ids, gallery_embeddings, gallery_ids, block_size).metrics()
     if image_to_text:
-        ranks = rank_queries(gallery_embeddings, gallery_ids, query_embeddings, query_ids, block_size)
-        figures.update({f"i2t_{name}": value for name, value in ranks.metrics().items()})
+        figures |= _image_to_text(
+            rank_queries, gallery_embeddings, gallery_ids, query_embeddings, query_ids, block_size=block_size
+        )
     return figures
 
 
@@ -98,8 +98,7 @@ def similarity_metrics(
     similarity = _matrix(similarity, "similarity")
     figures = rank_similarity(similarity, query_ids, gallery_ids, block_size).metrics()
     if image_to_text:
-        ranks = rank_similarity(similarity.T, gallery_ids, query_ids, block_size)
-        figures.update({f"i2t_{name}": value for name, value in ranks.metrics().items()})
+        figures |= _image_to_text(rank_similarity, similarity.T, gallery_ids, query_ids, block_size=block_size)
     return figures
 
 
@@ -124,12 +123,23 @@ def rank_similarity(
 ) -> QueryRanks:
     """The figures of each query from a similarity matrix, float [Q, G]; else as `rank_queries`."""
     similarity = _matrix(similarity, "similarity")
-    query_ids, gallery_ids = _checked_ids(query_ids, *similarity.shape[:1], gallery_ids, *similarity.shape[1:], similarity.device)
+    queries, gallery = similarity.shape
+    query_ids, gallery_ids = _checked_ids(query_ids, queries, gallery_ids, gallery, similarity.device)
     _check_finite(similarity, "similarity")
     return _rank(lambda rows: similarity[rows].double(), query_ids, gallery_ids, block_size)
 
 
-def _rank(similarity_of, query_ids: Tensor, gallery_ids: Tensor, block_size: int) -> QueryRanks:
+def _image_to_text(rank: Callable[..., QueryRanks], *inputs: Matrix | Ids, block_size: int) -> dict[str, float]:
+    try:
+        figures = rank(*inputs, block_size).metrics()
+    except ValueError as error:
+        raise ValueError(f"image to text, where images are the queries: {error}") from None
+    return {f"i2t_{name}": value for name, value in figures.items()}
+
+
+def _rank(
+    similarity_of: Callable[[slice], Tensor], query_ids: Tensor, gallery_ids: Tensor, block_size: int
+) -> QueryRanks:
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, found {block_size}.")
     rows_per_block = max(1, block_size // len(gallery_ids))
@@ -201,7 +211,7 @@ def _checked_ids(
     if len(missing):
         named = ", ".join(f"query {row} (person {query_ids[row].item()})" for row in missing[:5].tolist())
         raise ValueError(
-            f"{len(missing)} of {queries} queries have no image of their person in the gallery: {named}"
+            f"{len(missing)} of {queries} queries have no item of their person in the gallery: {named}"
             f"{', ...' if len(missing) > 5 else ''}. Leave these queries out or complete the gallery."
         )
     return query_ids, gallery_ids

@@ -1,0 +1,238 @@
+"""A training run from its options: reads data and model, trains, evaluates the best and the last epoch, reports.
+
+`scripts/train.py` is a thin shell around `run`.
+"""
+
+import json
+import resource
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_model
+from transformers import AutoTokenizer, HfArgumentParser
+from transformers.utils import logging
+
+from .configuration_amns import AMNSConfig
+from .data.benchmarks import BENCHMARKS, dropped_pairs, load_benchmark
+from .data.noise import inject_noise
+from .modeling_amns import AMNSForPersonRetrieval
+from .processing_amns import AMNSProcessor
+from .trainer import AMNSTrainer
+from .training_args import AMNSTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP")
+
+
+@dataclass
+class DataArguments:
+    """Which pairs to train and to test on."""
+
+    benchmark: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(BENCHMARKS) + "."})
+    data_root: str = field(
+        default="data", metadata={"help": "Folder that holds the benchmark's folder, or that folder itself."}
+    )
+    on_missing: str = field(
+        default="error", metadata={"help": "error: stop at missing images; drop: go on without and report it."}
+    )
+    noise_rate: float = field(default=0.0, metadata={"help": "Share of the training pairs whose captions are shuffled."})
+    noise_seed: int = field(default=0, metadata={"help": "Seed of the shuffle."})
+    noise_file: str | None = field(default=None, metadata={"help": "A published .npy index file (RDE) instead."})
+
+
+@dataclass
+class ModelArguments:
+    """Where the model starts: from a checkpoint, or from scratch with the given sizes."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "AMNS or CLIP checkpoint (folder or Hub id); none starts from scratch."}
+    )
+    image_size: list[int] = field(
+        default_factory=lambda: [384, 128], metadata={"help": "Height and width of the images in pixels."}
+    )
+    stride: int | None = field(default=None, metadata={"help": "Step between patches; default the patch size."})
+    vision_config: dict | str = field(
+        default_factory=dict, metadata={"help": "From scratch: fields of AMNSVisionConfig as JSON."}
+    )
+    text_config: dict | str = field(
+        default_factory=dict, metadata={"help": "From scratch: fields of AMNSTextConfig as JSON."}
+    )
+    projection_dim: int = field(default=512, metadata={"help": "From scratch: size of the embedding space."})
+    vocab_size: int = field(default=4096, metadata={"help": "From scratch: tokens learnt from the captions, at most."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+
+    def __post_init__(self):
+        for name in ("vision_config", "text_config"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                setattr(self, name, json.loads(value))
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, ModelArguments, AMNSTrainingArguments]:
+    """Reads `--config FILE.yaml` and the options that override its fields.
+
+    Raises:
+        ValueError: the recipe is no mapping of fields, or has a field that does not exist.
+        FileNotFoundError: there is no such recipe.
+    """
+    parser = HfArgumentParser(
+        (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
+    )
+    parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
+    known, _ = parser.parse_known_args(_with_required(arguments))
+    if known.config:
+        parser.set_defaults(**read_recipe(known.config, {action.dest for action in parser._actions}))
+    *parsed, _ = parser.parse_args_into_dataclasses(args=arguments)
+    return tuple(parsed)
+
+
+def _with_required(arguments: list[str] | None) -> list[str] | None:
+    return arguments
+
+
+def read_recipe(path: str | Path, fields: set[str]) -> dict:
+    """The fields of a YAML recipe, all of them known."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {path}; the package's own are in scripts/recipes/.")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} must map option names to values, found {type(recipe).__name__}.")
+    unknown = sorted(str(name) for name in recipe if name not in fields or name in ("config", "help"))
+    if unknown:
+        raise ValueError(f"{path} has unknown field(s): {', '.join(unknown)}. `train.py --help` lists all options.")
+    return recipe
+
+
+def build(
+    arguments: ModelArguments, captions: list[str], num_identities: int
+) -> tuple[AMNSForPersonRetrieval, AMNSProcessor]:
+    """The model and its processor.
+
+    Args:
+        arguments: where to start.
+        captions: of the training set; from scratch, the tokenizer is trained on them.
+        num_identities: of the training set; 0 leaves the classifier out.
+    """
+    options = {"attn_implementation": arguments.attn_implementation} if arguments.attn_implementation else {}
+    if arguments.model_name_or_path:
+        start = arguments.model_name_or_path
+        model = AMNSForPersonRetrieval.from_pretrained(
+            start,
+            image_size=arguments.image_size,
+            stride=arguments.stride,
+            num_identities=num_identities,
+            **options,
+        )
+        processor = AMNSProcessor.from_tokenizer(AutoTokenizer.from_pretrained(start), arguments.image_size)
+        return model, processor
+    processor = AMNSProcessor.from_captions(captions, arguments.image_size, arguments.vocab_size)
+    tokenizer = processor.tokenizer
+    text = {
+        **arguments.text_config,
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**arguments.vision_config, "image_size": arguments.image_size, "stride": arguments.stride}
+    config = AMNSConfig(
+        vision_config=vision,
+        text_config=text,
+        projection_dim=arguments.projection_dim,
+        num_identities=num_identities,
+        **options,
+    )
+    return AMNSForPersonRetrieval(config), processor
+
+
+def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments) -> dict:
+    """Trains, evaluates the best and the last epoch on the test split and writes everything to `args.output_dir`.
+
+    The best epoch is selected on val; a benchmark without val (ICFG-PEDES) selects on test, as all peers do, and the
+    report says so.
+
+    Returns:
+        what `results.json` holds.
+    """
+    began = time.time()
+    train = load_benchmark(data.benchmark, data.data_root, "train", on_missing=data.on_missing)
+    test = load_benchmark(data.benchmark, data.data_root, "test", on_missing=data.on_missing)
+    has_val = BENCHMARKS[data.benchmark].has_val
+    val = load_benchmark(data.benchmark, data.data_root, "val", on_missing=data.on_missing) if has_val else test
+    if data.noise_rate or data.noise_file:
+        train = inject_noise(train, data.noise_rate, data.noise_seed, data.noise_file)
+    num_identities = max(train["person_id"][:]) + 1 if "identity" in args.loss_weights else 0
+    # The same start in every process and run, whatever was drawn before.
+    torch.manual_seed(args.seed)
+    model, processor = build(start, train["caption"][:], num_identities)
+    trainer = AMNSTrainer(model, args, train_dataset=train, eval_dataset=val, processing_class=processor)
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    last = _report_epoch(trainer, test, trainer.state.epoch)
+    best = dict(last)
+    best_step = trainer.state.best_global_step
+    if best_step and best_step != trainer.state.global_step:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{best_step}"
+        load_model(trainer.accelerator.unwrap_model(trainer.model), checkpoint / "model.safetensors")
+        best = _report_epoch(trainer, test, _epoch_of(trainer, best_step))
+    results = {
+        "benchmark": data.benchmark,
+        "noise_rate": data.noise_rate,
+        "losses": args.loss_weights,
+        "keep_ratio": args.keep_ratio,
+        "best": best,
+        "last": last,
+        "selected_on": f"{'val' if has_val else 'test'} {args.metric_for_best_model}",
+        "dropped_pairs": dropped_pairs(train),
+        "seconds": round(time.time() - began, 1),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    trainer.save_model(args.output_dir)
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
+        (Path(args.output_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _report_epoch(trainer: AMNSTrainer, test, epoch: float) -> dict[str, float]:
+    metrics = trainer.evaluate(test, metric_key_prefix="test")
+    return {"epoch": round(epoch, 2), **{name: round(metrics[f"test_{name}"], 2) for name in FIGURES}}
+
+
+def _epoch_of(trainer: AMNSTrainer, step: int) -> float:
+    return next(entry["epoch"] for entry in trainer.state.log_history if entry["step"] == step)
+
+
+def peak_memory_mb() -> int:
+    """Largest memory of this process so far: of the GPU where there is one, else resident, in MiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def figures_table(rows: dict[str, dict[str, float]]) -> str:
+    """A Markdown table of retrieval figures in percent, one row per name."""
+    lines = ["| | Rank-1 | Rank-5 | Rank-10 | mAP | mINP |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for name, figures in rows.items():
+        lines.append(f"| {name} | " + " | ".join(f"{figures[figure]:.2f}" for figure in FIGURES) + " |")
+    return "\n".join(lines)
+
+
+__all__ = [
+    "FIGURES",
+    "DataArguments",
+    "ModelArguments",
+    "build",
+    "figures_table",
+    "parse_arguments",
+    "peak_memory_mb",
+    "read_recipe",
+    "run",
+]

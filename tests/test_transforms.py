@@ -1,0 +1,105 @@
+"""Augmentation: batch against one image at a time, distributions, determinism."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from modeling_amns.data.transforms import Augmentation, augment_images, normalize_images
+
+MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.25, 0.3])
+HEIGHT, WIDTH = 24, 12
+
+
+def images(count=8):
+    return torch.randint(0, 256, (count, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def draw(augmentation, count=8):
+    drawn = [augmentation.draw(np.random.default_rng([0, row]), HEIGHT, WIDTH) for row in range(count)]
+    return {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]}
+
+
+def one_image(image, parameters):
+    """The same with Pillow: flip, pad with black, crop, normalise, erase with the mean."""
+    pil = Image.fromarray(image.permute(1, 2, 0).numpy())
+    if parameters["flip"]:
+        pil = ImageOps.mirror(pil)
+    pad = 4
+    pil = ImageOps.expand(pil, pad, fill=0)
+    top, left = (int(value) + pad for value in parameters["shift"])
+    pil = pil.crop((left, top, left + WIDTH, top + HEIGHT))
+    values = (np.asarray(pil) / 255 - MEAN.numpy()) / STD.numpy()
+    top, left, bottom, right = parameters["erase"].tolist()
+    values[top:bottom, left:right] = 0
+    return torch.from_numpy(values.transpose(2, 0, 1)).float()
+
+
+def test_the_batch_equals_pillow_on_each_image():
+    parameters = draw(Augmentation(crop_padding=4, erasing=0.7))
+    got = augment_images(images(), MEAN, STD, **{**parameters, "jitter": None})
+    for row, image in enumerate(images()):
+        want = one_image(image, {name: value[row] for name, value in parameters.items()})
+        assert torch.allclose(got[row], want, atol=1e-5)
+    assert parameters["flip"].any() and not parameters["flip"].all()
+    assert (parameters["erase"].sum(1) > 0).any() and len(parameters["shift"].unique()) > 3
+
+
+def test_no_augmentation_is_normalisation_alone():
+    parameters = draw(Augmentation(flip=0, crop_padding=0, erasing=0))
+    want = normalize_images(images(), MEAN, STD)
+    assert torch.equal(augment_images(images(), MEAN, STD, **{**parameters, "jitter": None}), want)
+    assert torch.allclose(augment_images(images(), MEAN, STD, **parameters), want, atol=1e-5)
+
+
+def test_colour_jitter_changes_brightness_contrast_and_saturation_by_its_factors():
+    flat = torch.tensor([100, 50, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, HEIGHT, WIDTH)
+    still = {"flip": torch.tensor([False]), "shift": torch.zeros(1, 2, dtype=torch.long)}
+    still["erase"] = torch.zeros(1, 4, dtype=torch.long)
+    got = augment_images(flat, torch.zeros(3), torch.ones(3), jitter=torch.tensor([[1.1, 1.0, 0.5]]), **still)
+    bright = np.array([100, 50, 200]) / 255 * 1.1
+    grey = bright @ np.array([0.299, 0.587, 0.114])
+    assert got[0, :, 0, 0].numpy() == pytest.approx(grey + 0.5 * (bright - grey), abs=1e-6)
+
+
+def test_draws_depend_on_their_generator_alone_and_have_the_stated_ranges():
+    augmentation = Augmentation(crop_padding=3, color_jitter=0.2)
+    drawn = [augmentation.draw(np.random.default_rng([7, row]), HEIGHT, WIDTH) for row in range(2000)]
+    again = augmentation.draw(np.random.default_rng([7, 11]), HEIGHT, WIDTH)
+    assert all(np.array_equal(again[name], drawn[11][name]) for name in again)
+    shifts = np.stack([one["shift"] for one in drawn])
+    assert set(shifts.flatten()) == set(range(-3, 4))
+    assert np.mean([one["flip"] for one in drawn]) == pytest.approx(0.5, abs=0.05)
+    boxes = np.stack([one["erase"] for one in drawn])
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (HEIGHT * WIDTH)
+    assert np.mean(areas > 0) == pytest.approx(0.5, abs=0.05) and areas.max() <= 0.5
+    assert (boxes[:, 2] <= HEIGHT).all() and (boxes[:, 3] <= WIDTH).all()
+    jitter = np.stack([one["jitter"] for one in drawn])
+    assert 0.8 <= jitter.min() < 0.85 and 1.15 < jitter.max() <= 1.2
+
+
+def test_text_augmentation_masks_replaces_and_removes_at_the_stated_shares():
+    ids = [900, *range(100, 400), 901]
+    changed = Augmentation(text=0.2).change_tokens(ids, np.random.default_rng(0), mask_id=899, num_ordinary=50)
+    assert changed[0] == 900 and changed[-1] == 901
+    masked = changed.count(899)
+    replaced = sum(token < 50 for token in changed)
+    removed = len(ids) - len(changed)
+    assert masked == pytest.approx(36, abs=15) and replaced == pytest.approx(12, abs=8)
+    assert removed == pytest.approx(12, abs=8)
+    kept = [token for token in changed if 100 <= token < 400]
+    assert kept == sorted(kept) and len(kept) == 300 - masked - replaced - removed
+
+
+def test_text_augmentation_is_off_by_default_and_never_empties_a_caption():
+    ids = [900, 5, 901]
+    assert Augmentation().change_tokens(ids, np.random.default_rng(0), 899, 50) is ids
+    for seed in range(50):
+        changed = Augmentation(text=1.0).change_tokens(ids, np.random.default_rng(seed), 899, 50)
+        assert len(changed) == 3
+
+
+@pytest.mark.parametrize("fields", [{"flip": 1.5}, {"erasing": -0.1}, {"crop_padding": -1}, {"text": 2}])
+def test_strengths_outside_their_range_are_errors(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        Augmentation(**fields)

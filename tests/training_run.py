@@ -1,0 +1,103 @@
+"""A tiny training run as a program, started by tests with one or more processes; writes what it saw to a file.
+
+    python tests/training_run.py FOLDER '{"num_train_epochs": 1, ...}'
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from conftest import CAPTIONS, IMAGE_SIZE, tiny_retrieval_model
+from PIL import Image
+from transformers import TrainerCallback
+
+from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
+
+PERSONS = 8
+PAIRS = 48
+
+
+def tiny_pairs(folder: Path) -> datasets.Dataset:
+    """48 pairs of 8 persons: a person's images share a colour, captions name person and image."""
+    rows = []
+    for index in range(PAIRS):
+        person = index % PERSONS
+        noise = np.random.default_rng(index).integers(0, 120, (40, 20, 3))
+        noise[..., person % 3] += 15 * person
+        path = folder / f"{index}.png"
+        if not path.exists():
+            Image.fromarray(noise.astype(np.uint8)).save(path)
+        caption = f"{CAPTIONS[person % 3]} person {person} image {index}"
+        rows.append({"image": str(path), "caption": caption, "person_id": person, "image_id": index})
+    data = datasets.Dataset.from_list(rows).add_column("image_path", [row["image"] for row in rows])
+    return data.cast_column("image", datasets.Image())
+
+
+def as_split(pairs: datasets.Dataset) -> dict[str, datasets.Dataset]:
+    """The pairs as gallery and queries."""
+    return {"gallery": pairs.remove_columns("caption"), "queries": pairs.remove_columns("image")}
+
+
+def make_trainer(folder: Path, double: bool = False, num_pairs: int = PAIRS, **options) -> AMNSTrainer:
+    """A trainer over the tiny pairs, float64 on request."""
+    processor = AMNSProcessor.from_captions(CAPTIONS * 20, IMAGE_SIZE, vocab_size=620)
+    model = tiny_retrieval_model(processor, num_identities=PERSONS)
+    if double:
+        model.double()
+    defaults = {
+        "output_dir": str(folder / "output"),
+        "report_to": "none",
+        "use_cpu": True,
+        "logging_steps": 1,
+        "max_grad_norm": 0.0,
+        "augment_crop_padding": 2,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+    }
+    args = AMNSTrainingArguments(**{**defaults, **options})
+    pairs = tiny_pairs(folder)
+    return AMNSTrainer(
+        model, args, train_dataset=pairs.select(range(num_pairs)), eval_dataset=as_split(pairs), processing_class=processor
+    )
+
+
+class KeepGradients(TrainerCallback):
+    """Copies the gradients of the first optimizer step, after they were averaged over the processes."""
+
+    def __init__(self):
+        self.gradients = None
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if self.gradients is None:
+            named = (model.module if hasattr(model, "module") else model).named_parameters()
+            self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
+
+
+def main(folder: Path, options: dict) -> None:
+    """Trains and writes `result.pt`: gradients of the first step, the log, the weights and the evaluation."""
+    torch.set_num_threads(1)
+    name = options.pop("result", "result.pt")
+    resume = options.pop("resume", None)
+    trainer = make_trainer(folder, **options)
+    keeper = KeepGradients()
+    trainer.add_callback(keeper)
+    trainer.train(resume_from_checkpoint=resume)
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        result = {
+            "gradients": keeper.gradients,
+            "log": trainer.state.log_history,
+            "weights": trainer.accelerator.unwrap_model(trainer.model).state_dict(),
+            "teacher": trainer.teacher.state_dict() if trainer.teacher else None,
+            "metrics": {key: value for key, value in metrics.items() if "runtime" not in key},
+            "world_size": trainer.args.world_size,
+        }
+        torch.save(result, folder / name)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
