@@ -33,10 +33,11 @@ def evaluate_retrieval(
     Raises:
         ValueError: the split lacks its two parts, or a query's person is not in the gallery.
     """
-    if split is None or not {"gallery", "queries"} <= set(split):
+    if not isinstance(split, Mapping) or not {"gallery", "queries"} <= set(split):
+        found = sorted(split) if isinstance(split, Mapping) else type(split).__name__
         raise ValueError(
             'A split to evaluate must hold "gallery" and "queries", as load_benchmark(name, root, "val") returns; '
-            f"found {None if split is None else sorted(split)}."
+            f"found {found}."
         )
     gallery = embed_images(model, processor, split["gallery"], batch_size, num_workers, progress)
     queries = embed_texts(model, processor, split["queries"]["caption"][:], batch_size, progress)

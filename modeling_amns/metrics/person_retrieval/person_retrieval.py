@@ -1,6 +1,6 @@
 """Text-to-image person retrieval as a metric of `evaluate`: rank1, rank5, rank10, mAP, mINP.
 
-The loader of `evaluate` reads the import lines below one by one and copies `ranking.py` along; keep one a line.
+The loader of `evaluate` reads the import lines below as text, one module a line, and copies `ranking.py` along.
 """
 
 import datasets
@@ -8,13 +8,12 @@ import evaluate
 import numpy as np
 from torch import Tensor
 
-from .ranking import BLOCK_SIZE
-from .ranking import rank_metrics
+from .ranking import BLOCK_SIZE, rank_metrics
 
 _DESCRIPTION = """
-Ranks a gallery of person images for each caption by cosine similarity and reports, in percent, Rank-1, Rank-5, Rank-10,
-mean average precision (mAP) and mean inverse negative penalty (mINP). A hit is an image of the caption's person. Equal
-similarities rank in gallery order. Exact for any block size; memory grows with the block.
+Ranks a gallery of person images for each caption by cosine similarity and reports, in percent,
+Rank-1, Rank-5, Rank-10, mean average precision (mAP) and mean inverse negative penalty (mINP). A hit is an image of the
+caption's person; equal similarities rank in gallery order. Exact for any block size; memory grows with the block.
 """
 
 _KWARGS_DESCRIPTION = """

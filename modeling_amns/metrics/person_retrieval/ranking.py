@@ -5,9 +5,9 @@ Torch only, no import of ours: `evaluate.load` and a Hugging Face Space copy thi
 Two properties that a plain `argsort(queries @ gallery.T)` lacks:
 
 - The figures don't depend on block size, thread count or device. A float product rounds differently in another block
-  shape, which turns ties into chance. Here each coordinate of a normalised embedding is rounded to a multiple of 2^-26,
-  so every product is a multiple of 2^-52 and every partial sum, at most 1 by Cauchy-Schwarz, is a float64 without
-  rounding. The rounding moves a cosine by about 5e-9, less than float32 arithmetic does.
+  shape, which turns ties into chance. Here each coordinate of a normalised embedding is rounded to a multiple of
+  2^-26, so every product is a multiple of 2^-52 and every partial sum, at most 1 by Cauchy-Schwarz, is a float64
+  without rounding. Rounding the coordinates moves a cosine by about 5e-9, less than float32 arithmetic does.
 - No row is sorted unless it has ties: a positive's rank is one plus the number of better gallery items, and a binary
   search among the few positives of a row counts these for all of them at once.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 RANKS = (1, 5, 10)
-BLOCK_SIZE = 2**22
+BLOCK_SIZE = 2**20
 _GRID = 2.0**26
 
 Matrix = Tensor | np.ndarray | Sequence[Sequence[float]]
@@ -33,8 +33,10 @@ class QueryRanks:
 
     Args:
         first_hit: rank of the best-placed image of the query's person, from 1, int64 [Q].
-        average_precision: mean, over the person's gallery items, of the precision at their ranks, float64 [Q] in (0, 1].
-        inverse_negative_penalty: number of the person's gallery items over the rank of the last, float64 [Q] in (0, 1].
+        average_precision: mean over the person's gallery items of the precision at their ranks, in (0, 1],
+            float64 [Q].
+        inverse_negative_penalty: number of the person's gallery items over the rank of the last of them, in (0, 1],
+            float64 [Q].
     """
 
     first_hit: Tensor
@@ -43,10 +45,9 @@ class QueryRanks:
 
     def metrics(self) -> dict[str, float]:
         """Means over all queries in percent: `rank1`, `rank5`, `rank10`, `mAP`, `mINP`."""
-        figures = {f"rank{k}": (self.first_hit <= k).double().mean() for k in RANKS}
-        figures["mAP"] = self.average_precision.mean()
-        figures["mINP"] = self.inverse_negative_penalty.mean()
-        return {name: 100 * value.item() for name, value in figures.items()}
+        figures = {f"rank{k}": (self.first_hit <= k).double() for k in RANKS}
+        figures |= {"mAP": self.average_precision, "mINP": self.inverse_negative_penalty}
+        return {name: (100 * per_query).mean().item() for name, per_query in figures.items()}
 
 
 def rank_metrics(
@@ -67,7 +68,7 @@ def rank_metrics(
         query_ids: person of each caption, int [Q].
         gallery_embeddings: embeddings of the images, float [G, D].
         gallery_ids: person of each image, int [G].
-        image_to_text: add the same figures with images as queries and captions as gallery, named `i2t_rank1` and so on.
+        image_to_text: add the same figures with images as queries, captions as gallery, named `i2t_rank1` and so on.
         block_size: similarities held at a time, about 25 bytes each; at least one row is held. Never changes a figure.
     Returns:
         `rank1`, `rank5`, `rank10`, `mAP`, `mINP` in percent; Rank-k of a gallery smaller than k counts all of it.
@@ -103,7 +104,11 @@ def similarity_metrics(
 
 
 def rank_queries(
-    query_embeddings: Matrix, query_ids: Ids, gallery_embeddings: Matrix, gallery_ids: Ids, block_size: int = BLOCK_SIZE
+    query_embeddings: Matrix,
+    query_ids: Ids,
+    gallery_embeddings: Matrix,
+    gallery_ids: Ids,
+    block_size: int = BLOCK_SIZE,
 ) -> QueryRanks:
     """The figures of each query, for audits and pictures; arguments and errors as `rank_metrics`."""
     queries = _matrix(query_embeddings, "query_embeddings")
@@ -118,9 +123,7 @@ def rank_queries(
     return _rank(lambda rows: queries[rows] @ gallery.T, query_ids, gallery_ids, block_size)
 
 
-def rank_similarity(
-    similarity: Matrix, query_ids: Ids, gallery_ids: Ids, block_size: int = BLOCK_SIZE
-) -> QueryRanks:
+def rank_similarity(similarity: Matrix, query_ids: Ids, gallery_ids: Ids, block_size: int = BLOCK_SIZE) -> QueryRanks:
     """The figures of each query from a similarity matrix, float [Q, G]; else as `rank_queries`."""
     similarity = _matrix(similarity, "similarity")
     queries, gallery = similarity.shape
@@ -161,7 +164,7 @@ def _figures(ranks: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _positive_ranks(similarity: Tensor, positives: Tensor) -> Tensor:
-    """Ranks of the positives of each row, ascending, padded at the end: similarity, positives [b, G] -> int64 [b, P]."""
+    """Ranks of each row's positives, ascending, padded at the end: similarity, positives [b, G] -> int64 [b, P]."""
     counts = positives.sum(dim=1)
     size = int(counts.max())
     slots = torch.arange(size, device=counts.device)
@@ -197,7 +200,7 @@ def _matrix(values: Matrix, name: str) -> Tensor:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be one float matrix, rows of equal length: {error}") from None
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"{name} must be a matrix with at least one row and column, found shape {list(values.shape)}.")
+        raise ValueError(f"{name} must be a matrix with at least one row and column, found {list(values.shape)}.")
     # Apple's GPU has no float64.
     return values.cpu() if values.device.type == "mps" else values
 
