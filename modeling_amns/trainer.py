@@ -1,5 +1,6 @@
 """`AMNSTrainer`: transformers' `Trainer` with the AMNS losses, the mask and its teacher, and retrieval evaluation."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +11,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
+from .checkpoints import disk_full_message, last_whole_checkpoint, missing_parts, write_manifest
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
 from .data.sampler import IdentitySampler, RandomPairSampler
 from .data.transforms import augment_images
 from .ema import ImageTeacher
 from .evaluation import evaluate_retrieval
+from .gradient_cache import cached_backward
 from .losses import MATCHING_LOSSES, identity_loss, matching_loss
 from .masking import patch_scores, select_patches
-from .modeling_amns import AMNSForPersonRetrieval
+from .modeling_amns import AMNSForPersonRetrieval, AMNSPersonRetrievalOutput
 from .training_args import AMNSTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -27,18 +31,25 @@ logger = logging.get_logger(__name__)
 TEACHER_FILE = "teacher.safetensors"
 
 
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the message names step, loss parts, pairs and the checkpoint of the state before."""
+
+
 class _StepKeeper(TrainerCallback):
-    """Counts the micro-batches of a step and moves the teacher once an optimizer step, whatever the accumulation."""
+    """What happens once an optimizer step, whatever the accumulation: the check of the loss, the teacher's move."""
 
     def __init__(self, trainer: "AMNSTrainer"):
         self.trainer = trainer
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.trainer.micro_step = 0
+        self.trainer.micro_batches = []
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.stop_if_not_finite()
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         # A scaler that skipped the step on overflow left the student as it was.
-        if not self.trainer.accelerator.optimizer_step_was_skipped:
+        if self.trainer.teacher is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
             self.trainer.teacher.update(self.trainer.student)
 
 
@@ -104,8 +115,8 @@ class AMNSTrainer(Trainer):
         self.teacher = None
         if args.keep_ratio < 1:
             self.teacher = ImageTeacher(self.student, args.ema_decay)
-            self.add_callback(_StepKeeper(self))
-        self.micro_step = 0
+        self.add_callback(_StepKeeper(self))
+        self.micro_batches: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
         image_processor = processing_class.image_processor
         self._mean = torch.tensor(image_processor.image_mean, device=args.device)
         self._std = torch.tensor(image_processor.image_std, device=args.device)
@@ -169,24 +180,86 @@ class AMNSTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Weighted sum of the losses of one batch of `PairCollator`; keeps each part for the log."""
-        pixel_values = augment_images(
-            inputs["images"],
-            self._mean,
-            self._std,
-            inputs["flip"],
-            inputs["shift"],
-            inputs["erase"],
-            inputs["jitter"] if self.args.augment_color_jitter else None,
-        )
-        text = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-        outputs = model(pixel_values=pixel_values, keep_indices=self._keep_indices(pixel_values, text), **text)
+        outputs = model(**self._model_inputs(inputs))
+        loss = self._loss(outputs, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """As `Trainer`; with `gradient_cache_chunk_size`, the same gradient from one chunk of activations at a time."""
+        size = self.args.gradient_cache_chunk_size
+        if not size:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            prepared = self._model_inputs(inputs, size)
+
+        def forward(chunk: dict[str, Tensor]) -> dict[str, Tensor]:
+            with self.compute_loss_context_manager():
+                return dict(model(**chunk).items())
+
+        def loss_backward(outputs: dict[str, Tensor]) -> Tensor:
+            with self.compute_loss_context_manager():
+                loss = self._loss(AMNSPersonRetrievalOutput(**outputs), inputs)
+            loss = loss / self.current_gradient_accumulation_steps
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+        starts = range(0, len(inputs["person_ids"]), size)
+        chunks = [{name: value[start : start + size] for name, value in prepared.items()} for start in starts]
+        return cached_backward(model, chunks, forward, loss_backward)
+
+    def _model_inputs(self, inputs: Mapping[str, Tensor], chunk_size: int | None = None) -> dict[str, Tensor]:
+        """Augmented pixels, tokens and, under AWM, the patches that the student sees (teacher in chunks)."""
+        prepared = {
+            "pixel_values": augment_images(
+                inputs["images"],
+                self._mean,
+                self._std,
+                inputs["flip"],
+                inputs["shift"],
+                inputs["erase"],
+                inputs["jitter"] if self.args.augment_color_jitter else None,
+            ),
+            "input_ids": inputs["input_ids"],
+            "attention_mask": inputs["attention_mask"],
+        }
+        if self.teacher is not None:
+            prepared["keep_indices"] = self._keep_indices(prepared, chunk_size or len(inputs["images"]))
+        return prepared
+
+    def _loss(self, outputs: AMNSPersonRetrievalOutput, inputs: Mapping[str, Tensor]) -> Tensor:
         parts = self._loss_parts(outputs, inputs["person_ids"])
         loss = sum(self.args.loss_weights[name] * value for name, value in parts.items())
-        for name, value in parts.items():
-            self._part_sums[name] = self._part_sums.get(name, 0.0) + value.detach()
+        kept = {name: value.detach() for name, value in parts.items()}
+        for name, value in kept.items():
+            self._part_sums[name] = self._part_sums.get(name, 0.0) + value
         self._part_count += 1
-        self.micro_step += 1
-        return (loss, outputs) if return_outputs else loss
+        self.micro_batches.append((kept, inputs["rows"], inputs["person_ids"]))
+        return loss
+
+    def stop_if_not_finite(self) -> None:
+        """Before an optimizer step: if a loss of any process is not finite, saves the state so far and stops.
+
+        Raises:
+            NonFiniteLossError: on every process, with the parts and pairs of its own batches.
+        """
+        values = torch.stack([value.float() for parts, _, _ in self.micro_batches for value in parts.values()])
+        # One number crosses from the device per optimizer step; without it the state before would be gone.
+        bad = (~values.isfinite()).any().float()
+        if not self.accelerator.reduce(bad, reduction="sum").item():
+            return
+        self._save_checkpoint(self.model, trial=None)
+        saved = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        lines = []
+        for parts, rows, person_ids in self.micro_batches:
+            figures = ", ".join(f"{name}={value.item():.6g}" for name, value in parts.items())
+            lines.append(f"{figures}; rows {rows.tolist()}; person ids {person_ids.tolist()}")
+        raise NonFiniteLossError(
+            f"Step {self.state.global_step + 1}, process {self.args.process_index}: the loss is not finite. "
+            f"{' | '.join(lines)}. The state before this step is saved in {saved}; resume from it with a smaller "
+            "learning rate, or without mixed precision."
+        )
 
     def _loss_parts(self, outputs, person_ids: Tensor) -> dict[str, Tensor]:
         parts = {}
@@ -209,23 +282,31 @@ class AMNSTrainer(Trainer):
         return parts
 
     @torch.no_grad()
-    def _keep_indices(self, pixel_values: Tensor, text: Mapping[str, Tensor]) -> Tensor | None:
-        if self.teacher is None:
-            return None
+    def _keep_indices(self, prepared: dict[str, Tensor], chunk_size: int) -> Tensor:
+        pixel_values = prepared["pixel_values"]
         self.teacher.to(pixel_values.device)
         text_embeds = generator = None
         if self.args.mask_score == "text":
-            text_embeds = self.student.get_text_features(**text).pooler_output
+            tokens = {name: prepared[name] for name in ("input_ids", "attention_mask")}
+            text_embeds = self.student.get_text_features(**tokens).pooler_output
         elif self.args.mask_score == "random":
             generator = torch.Generator(pixel_values.device)
             # From the step alone, so that a resumed run masks as an uninterrupted one.
-            place = (self.args.seed, self.state.global_step, self.micro_step, self.args.process_index)
+            place = (self.args.seed, self.state.global_step, len(self.micro_batches), self.args.process_index)
             generator.manual_seed(hash(place))
-        scores = patch_scores(
-            self.args.mask_score, self.teacher, pixel_values, text_embeds, self.args.mask_last_layers, generator
-        )
+        scores = [
+            patch_scores(
+                self.args.mask_score,
+                self.teacher,
+                pixel_values[start : start + chunk_size],
+                None if text_embeds is None else text_embeds[start : start + chunk_size],
+                self.args.mask_last_layers,
+                generator,
+            )
+            for start in range(0, len(pixel_values), chunk_size)
+        ]
         grid = self.student.config.vision_config.grid_size
-        return select_patches(scores, self.args.keep_ratio, grid, self.args.mask_block)
+        return select_patches(torch.cat(scores), self.args.keep_ratio, grid, self.args.mask_block)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss part since the last log, over all processes."""
@@ -260,6 +341,49 @@ class AMNSTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """As `Trainer.train`; `resume_from_checkpoint=True` takes the newest whole checkpoint of `output_dir`.
+
+        A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is an
+        error.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint, skipped = last_whole_checkpoint(self.args.output_dir)
+            for folder, problems in skipped.items():
+                logger.warning(f"{folder} is not whole and is skipped: {'; '.join(problems)}.")
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to resume from.")
+            logger.warning(f"Resuming from {resume_from_checkpoint}.")
+        elif resume_from_checkpoint:
+            problems = missing_parts(resume_from_checkpoint)
+            if problems:
+                raise ValueError(
+                    f"{resume_from_checkpoint} can't be resumed from: {'; '.join(problems)}. Pass "
+                    "--resume_from_checkpoint true to take the newest whole one."
+                )
+        return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+            # Only now has every process written its part.
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                write_manifest(folder)
+        except Exception as error:
+            message = disk_full_message(error, folder)
+            if message is None:
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(message) from error
+        finally:
+            self.args.save_total_limit = limit
+        # Older ones go after the new one is known to be whole, not before.
+        if self.args.should_save:
+            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.teacher is not None and self.args.should_save:
@@ -288,4 +412,4 @@ def _check_columns(name: str, dataset, needed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} lacks the column(s) {', '.join(missing)}; it has {', '.join(columns)}.")
 
 
-__all__ = ["TEACHER_FILE", "AMNSTrainer"]
+__all__ = ["TEACHER_FILE", "AMNSTrainer", "NonFiniteLossError"]

@@ -35,6 +35,11 @@ class AMNSTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "Compare with the pairs of all processes, not only this one's."}
     )
 
+    gradient_cache_chunk_size: int = field(
+        default=0,
+        metadata={"help": "Pairs whose activations are held at a time; the gradient stays that of the batch; 0 = off."},
+    )
+
     # AWM
     keep_ratio: float = field(
         default=0.5, metadata={"help": "Share of the patches that the student sees, in (0, 1]; 1 switches AWM off."}

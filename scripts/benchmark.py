@@ -1,0 +1,126 @@
+"""Measures costs side by side in one run and prints ratios; no test depends on it.
+
+    python scripts/benchmark.py step    # training step with and without AWM
+    python scripts/benchmark.py embed   # image encoder against transformers' CLIPModel
+    python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from modeling_amns import AMNSConfig, AMNSModel
+from modeling_amns.ema import ImageTeacher
+from modeling_amns.losses import bsdm, matching_loss
+from modeling_amns.masking import patch_scores, select_patches
+from modeling_amns.metrics.ranking import rank_metrics
+from modeling_amns.recipe import peak_memory_mb
+
+SIZES = {
+    "small": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4},
+    "base": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+}
+
+
+def side_by_side(work: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """Median seconds of each piece of work, taken in turns so that a slow moment hits all of them."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for repeat in range(repeats + 1):
+        for name, function in work.items():
+            start = time.perf_counter()
+            function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def step(options: argparse.Namespace) -> None:
+    """A training step (forward, loss, backward, teacher) at 384x128 with and without AWM."""
+    model = AMNSModel(AMNSConfig(vision_config=SIZES[options.size], text_config=SIZES[options.size]))
+    model.to(options.device).train()
+    teacher = ImageTeacher(model)
+    pixels = torch.randn(options.batch_size, 3, 384, 128, device=options.device)
+    ids = torch.randint(0, 40000, (options.batch_size, 40), device=options.device)
+    ids[:, -1] = model.config.text_config.eos_token_id
+    persons = torch.arange(options.batch_size, device=options.device)
+
+    def train(keep_ratio: float) -> None:
+        keep = None
+        if keep_ratio < 1:
+            keep = select_patches(patch_scores("attention", teacher, pixels), keep_ratio)
+        output = model(input_ids=ids, pixel_values=pixels, keep_indices=keep)
+        matching_loss(bsdm, output.image_embeds, output.text_embeds, persons).backward()
+        if keep_ratio < 1:
+            teacher.update(model)
+        model.zero_grad()
+
+    work = {f"keep_ratio {ratio}": (lambda ratio=ratio: train(ratio)) for ratio in (1.0, 0.7, 0.5, 0.3)}
+    _print_ratios(side_by_side(work, options.repeats), "keep_ratio 1.0", "training step")
+
+
+def embed(options: argparse.Namespace) -> None:
+    """Image features at 224x224, the size that CLIPModel takes, from the same weights."""
+    vision = {**SIZES[options.size], "image_size": 224, "patch_size": 16}
+    clip = CLIPModel(CLIPConfig(vision_config=vision)).to(options.device).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        clip.save_pretrained(folder)
+        amns = AMNSModel.from_pretrained(folder).to(options.device).eval()
+    pixels = torch.randn(options.batch_size, 3, 224, 224, device=options.device)
+    with torch.inference_mode():
+        difference = clip.get_image_features(pixels).pooler_output - amns.get_image_features(pixels).pooler_output
+        work = {
+            "transformers CLIPModel": lambda: clip.get_image_features(pixels),
+            "AMNSModel": lambda: amns.get_image_features(pixels),
+            "AMNSModel, CLS attention scores": lambda: amns.image_attention_scores(pixels),
+        }
+        _print_ratios(side_by_side(work, options.repeats), "transformers CLIPModel", "image encoder")
+    print(f"largest difference of the features: {difference.abs().max():.1e}")
+
+
+def metric(options: argparse.Namespace) -> None:
+    """The metric on random embeddings; peak memory is that of the whole process."""
+    generator = np.random.default_rng(0)
+    gallery = generator.standard_normal((options.gallery, 512), dtype=np.float32)
+    queries = generator.standard_normal((options.queries, 512), dtype=np.float32)
+    gallery_ids = np.arange(options.gallery) // 5
+    query_ids = gallery_ids[generator.integers(0, options.gallery, options.queries)]
+    before = peak_memory_mb()
+    start = time.perf_counter()
+    rank_metrics(queries, query_ids, gallery, gallery_ids)
+    seconds = time.perf_counter() - start
+    print(f"{options.queries} queries x {options.gallery} images x 512: {seconds:.1f} s")
+    print(f"peak memory of the process {peak_memory_mb()} MiB, before the call {before} MiB")
+
+
+def _print_ratios(seconds: dict[str, float], reference: str, what: str) -> None:
+    print(f"| {what} | seconds | relative to {reference} |\n| --- | ---: | ---: |")
+    for name, value in seconds.items():
+        print(f"| {name} | {value:.3f} | {value / seconds[reference]:.2f} |")
+
+
+def main() -> int:
+    """Runs one benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["step", "embed", "metric"])
+    parser.add_argument("--size", default="small", choices=list(SIZES), help="size of the encoders")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--queries", type=int, default=20000)
+    parser.add_argument("--gallery", type=int, default=20000)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    {"step": step, "embed": embed, "metric": metric}[options.what](options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
