@@ -1,0 +1,115 @@
+"""Checkpoints that are not whole are skipped, a full disk leaves the previous one, a loss that is not finite stops."""
+
+import errno
+import json
+
+import pytest
+import torch
+from training_run import make_trainer
+
+from modeling_amns.checkpoints import last_whole_checkpoint, missing_parts, write_manifest
+from modeling_amns.trainer import NonFiniteLossError
+
+SAVE = {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 2}
+
+
+def checkpoint(folder, step, whole=True):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"0123456789")
+    if whole:
+        write_manifest(path)
+    return path
+
+
+def test_the_newest_whole_checkpoint_is_found_and_the_others_are_explained(tmp_path):
+    checkpoint(tmp_path, 2)
+    good = checkpoint(tmp_path, 10)
+    unfinished = checkpoint(tmp_path, 12, whole=False)
+    cut = checkpoint(tmp_path, 14)
+    (cut / "model.safetensors").write_bytes(b"01234")
+    lost = checkpoint(tmp_path, 16)
+    (lost / "model.safetensors").unlink()
+    found, skipped = last_whole_checkpoint(tmp_path)
+    assert found == good
+    assert skipped == {
+        lost: ["model.safetensors has no bytes, 10 were written"],
+        cut: ["model.safetensors has 5 bytes, 10 were written"],
+        unfinished: ["manifest.json is missing, so the process ended while it was written"],
+    }
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path):
+    assert last_whole_checkpoint(tmp_path / "nowhere") == (None, {})
+    assert missing_parts(tmp_path / "nowhere") == [f"{tmp_path / 'nowhere'} is no folder"]
+
+
+def test_training_skips_a_half_written_checkpoint_and_resumes_from_the_one_before(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=4, **SAVE)
+    trainer.train()
+    want = trainer.model.state_dict()
+    half = tmp_path / "output" / "checkpoint-4"
+    (half / "manifest.json").unlink()
+    (half / "optimizer.pt").write_bytes(b"half")
+    resumed = make_trainer(tmp_path, max_steps=4, **SAVE)
+    resumed.train(resume_from_checkpoint=True)
+    assert all(torch.equal(want[name], value) for name, value in resumed.model.state_dict().items())
+    assert not missing_parts(half)
+
+
+def test_a_half_written_checkpoint_that_is_named_is_an_error(tmp_path):
+    half = checkpoint(tmp_path, 4, whole=False)
+    with pytest.raises(ValueError, match="can't be resumed from: manifest.json is missing"):
+        make_trainer(tmp_path, max_steps=4, **SAVE).train(resume_from_checkpoint=str(half))
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        make_trainer(tmp_path, max_steps=4, output_dir=str(tmp_path), **SAVE).train(resume_from_checkpoint=True)
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_the_previous_checkpoint_whole(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, max_steps=4, save_total_limit=1, **SAVE)
+    original = torch.save
+
+    def full_at_step_4(value, file, *args, **kwargs):
+        if "checkpoint-4" in str(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(value, file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full_at_step_4)
+    with pytest.raises(OSError, match="No space left on the disk while writing .*checkpoint-4.* checkpoint is .*checkpoint-2"):
+        trainer.train()
+    found, skipped = last_whole_checkpoint(tmp_path / "output")
+    assert found.name == "checkpoint-2" and not skipped
+
+
+def test_older_checkpoints_are_removed_after_the_new_one_is_whole(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=6, save_total_limit=1, **SAVE)
+    trainer.train()
+    assert [path.name for path in (tmp_path / "output").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_loss_that_is_not_finite_stops_with_its_parts_and_pairs_and_saves_the_state_before(tmp_path, accumulation):
+    options = {**SAVE, "save_strategy": "no", "max_steps": 4, "gradient_accumulation_steps": accumulation}
+    options["lr_scheduler_type"] = "constant"
+    reference = make_trainer(tmp_path, output_dir=str(tmp_path / "reference"), **{**options, "max_steps": 2})
+    reference.train()
+    trainer = make_trainer(tmp_path, **options)
+    calls = []
+    original = trainer._loss_parts
+
+    def poisoned(outputs, person_ids):
+        parts = original(outputs, person_ids)
+        calls.append(len(calls))
+        if len(calls) == 2 * accumulation + 1:
+            parts["waf"] = parts["waf"] * float("nan")
+        return parts
+
+    trainer._loss_parts = poisoned
+    with pytest.raises(NonFiniteLossError, match=r"Step 3, process 0: .*bsdm=[\d.]+, waf=nan, .*rows \[.*person ids \["):
+        trainer.train()
+    saved = tmp_path / "output" / "checkpoint-2"
+    assert not missing_parts(saved)
+    assert json.loads((saved / "trainer_state.json").read_text())["global_step"] == 2
+    assert all(
+        torch.equal(value, reference.model.state_dict()[name]) for name, value in trainer.model.state_dict().items()
+    )
