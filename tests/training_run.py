@@ -3,7 +3,10 @@
     python tests/training_run.py FOLDER '{"num_train_epochs": 1, ...}'
 """
 
+import hashlib
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -65,6 +68,25 @@ def make_trainer(folder: Path, double: bool = False, num_pairs: int = PAIRS, **o
     )
 
 
+class KillItself(TrainerCallback):
+    """Ends the process as SIGKILL does: after a step, or inside the writing of that step's checkpoint."""
+
+    def __init__(self, step: int, while_saving: bool):
+        self.step, self.while_saving = step, while_saving
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            if not self.while_saving:
+                os.kill(os.getpid(), signal.SIGKILL)
+            torch.save = self.half_written
+
+    @staticmethod
+    def half_written(value, file, *args, **kwargs):
+        """Writes a few bytes of a file and dies."""
+        Path(file).write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class KeepGradients(TrainerCallback):
     """Copies the gradients of the first optimizer step, after they were averaged over the processes."""
 
@@ -77,23 +99,38 @@ class KeepGradients(TrainerCallback):
             self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
+def digest(state: dict) -> str:
+    """A hash of an optimizer's state, bit by bit."""
+    parts = hashlib.sha256()
+    for index, values in sorted(state["state"].items()):
+        for name, value in sorted(values.items()):
+            parts.update(f"{index} {name}".encode())
+            parts.update(torch.as_tensor(value).numpy().tobytes())
+    return parts.hexdigest()
+
+
 def main(folder: Path, options: dict) -> None:
     """Trains and writes `result.pt`: gradients of the first step, the log, the weights and the evaluation."""
     torch.set_num_threads(1)
     name = options.pop("result", "result.pt")
     resume = options.pop("resume", None)
+    kill_at, while_saving = options.pop("kill_at", None), options.pop("while_saving", False)
+    eval_items = options.pop("eval_items", PAIRS)
     trainer = make_trainer(folder, **options)
+    if kill_at is not None:
+        trainer.add_callback(KillItself(kill_at, while_saving))
     keeper = KeepGradients()
     trainer.add_callback(keeper)
     trainer.train(resume_from_checkpoint=resume)
-    metrics = trainer.evaluate()
+    metrics = trainer.evaluate(as_split(tiny_pairs(folder).select(range(eval_items))))
     if trainer.is_world_process_zero():
         result = {
             "gradients": keeper.gradients,
             "log": trainer.state.log_history,
             "weights": trainer.accelerator.unwrap_model(trainer.model).state_dict(),
             "teacher": trainer.teacher.state_dict() if trainer.teacher else None,
-            "metrics": {key: value for key, value in metrics.items() if "runtime" not in key},
+            "metrics": {key: value for key, value in metrics.items() if key.startswith("eval_") and "runtime" not in key},
+            "optimizer": digest(trainer.optimizer.state_dict()),
             "world_size": trainer.args.world_size,
         }
         torch.save(result, folder / name)

@@ -1,0 +1,428 @@
+"""Checkpoints of others as an `AMNSModel`: OpenAI CLIP, OpenCLIP, IRRA, RDE and transformers' `CLIPModel`.
+
+The first four share one layout (`visual.*`, `transformer.resblocks.*`), which differs from transformers' only in names,
+in fused query, key and value, and in two transposed projections. transformers' own `WeightConverter` is not used: its
+loader notes the conversion on the model, so that `save_pretrained` would write the old names back, and it reports keys
+left over under changed names.
+"""
+
+import gzip
+import importlib.util
+import json
+import math
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPTokenizer
+from transformers.utils import logging
+
+from .configuration_amns import AMNSConfig, AMNSVisionConfig
+from .modeling_amns import AMNSModel
+
+logger = logging.get_logger(__name__)
+
+HEAD_WIDTH = 64
+# CLIP's byte-pair vocabulary; its last two ids are the start and the end token.
+CLIP_VOCABULARY = 49408
+CLIP_MERGES = 48894
+# IRRA and RDE train with a fixed temperature that their files don't hold.
+PEER_TEMPERATURE = 0.02
+OPENCLIP_CONFIG = "open_clip_config.json"
+OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+_CONTAINERS = ("model", "state_dict", "model_state_dict")
+# What OpenAI's archives carry beside the weights.
+_OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
+_ANCHOR = "visual.class_embedding"
+_NAMES = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre": "vision_model.pre_layrnorm",
+    "visual.ln_post": "vision_model.post_layernorm",
+    "visual.proj": "visual_projection.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final": "text_model.final_layer_norm",
+    "text_projection": "text_projection.weight",
+    "logit_scale": "logit_scale",
+}
+_BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)\.?(weight|bias)")
+_BLOCK_NAMES = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+_TRANSPOSED = ("visual.proj", "text_projection")
+
+
+def convert_checkpoint(
+    path: str | Path,
+    image_size: list[int] | tuple[int, int] | None = None,
+    stride: int | None = None,
+    hidden_act: str | None = None,
+    head_width: int | None = None,
+) -> AMNSModel:
+    """Reads a checkpoint of another project into an `AMNSModel`, on the CPU, in float32, in evaluation mode.
+
+    Recognised by its keys: OpenAI CLIP (state dict or TorchScript archive), OpenCLIP (any ViT of CLIP's shape), IRRA and
+    RDE (`{"model": {"base_model.visual...": ...}}`), a transformers `CLIPModel` or `AMNSModel` folder. The architecture
+    follows from the shapes. Keys left over are listed in a warning. No Python code from the file is run.
+
+    Args:
+        path: a file (torch pickle, TorchScript archive or safetensors), or a folder with `config.json` (transformers) or
+            `open_clip_config.json` (OpenCLIP on the Hub).
+        image_size: height and width in pixels that the model is for. Where the file has that many positions they are
+            taken as they are, otherwise its grid (square, or 3:1 as in person crops) is resized. `None`: the file's grid.
+        stride: step between patches in pixels if they overlap (IRRA's `stride_size`), else `None`.
+        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu for OpenAI, IRRA and
+            RDE, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
+        head_width: channels of an attention head of the image encoder; `None` means 64, as in CLIP, or OpenCLIP's
+            configuration file. OpenCLIP's ViT-H needs 80, ViT-g 88, ViT-bigG 104.
+    Returns:
+        the model. Text is pooled at the end token of CLIP's vocabulary, with another vocabulary at the largest id
+        (`eos_token_id` 2 in transformers). IRRA and RDE files hold no temperature: 0.02, the one they train with.
+    Raises:
+        FileNotFoundError: there is no such path, or the folder holds no checkpoint.
+        ValueError: the file holds code, is damaged, is no CLIP ViT, lacks weights, has parts inside the encoders that
+            CLIP has not, or its positions fit no grid.
+
+    ```python
+    >>> from modeling_amns.conversion import convert_checkpoint
+    >>> model = convert_checkpoint("logs/CUHK-PEDES/irra/best.pth")  # doctest: +SKIP
+    >>> model.config.image_size  # doctest: +SKIP
+    [384, 128]
+
+    ```
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such file or folder. Pass a checkpoint file or a transformers CLIP folder."
+        )
+    if (path / "config.json").is_file():
+        return _from_transformers(path, image_size, stride, hidden_act, head_width)
+    file = _weights_file(path)
+    settings = _openclip_settings(file.with_name(OPENCLIP_CONFIG))
+    if hidden_act is not None:
+        settings["hidden_act"] = hidden_act
+    if head_width is not None:
+        settings["head_width"] = head_width
+    try:
+        model, left_over = convert_state_dict(read_checkpoint(file), image_size, stride, **settings)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    _warn_left_over(file, left_over)
+    return model
+
+
+def convert_state_dict(
+    checkpoint: Mapping,
+    image_size: list[int] | tuple[int, int] | None = None,
+    stride: int | None = None,
+    hidden_act: str | None = None,
+    head_width: int = HEAD_WIDTH,
+) -> tuple[AMNSModel, list[str]]:
+    """As `convert_checkpoint`, from a state dict in OpenAI's layout or a dict that holds one.
+
+    Returns:
+        the model, and the keys of the checkpoint that are no part of it.
+    """
+    tensors, left_over = _unwrap(checkpoint)
+    prefix = _prefix(tensors)
+    left_over += [key for key in tensors if not key.startswith(prefix)]
+    # OpenCLIP's CustomTextCLIP puts the text encoder under a name of its own.
+    encoder = {
+        key[len(prefix) :].removeprefix("text."): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+    renamed, unknown = _rename(encoder)
+    foreign = [key for key in unknown if key.startswith(("visual.", "transformer.", "text_projection"))]
+    if foreign:
+        raise ValueError(
+            f"the encoders have {len(foreign)} weights that CLIP's ViT has not ({_some(foreign)}); without them the "
+            "features would differ. Only models of CLIP's shape can be converted."
+        )
+    left_over += [prefix + key for key in unknown]
+
+    peer = "base_model" in prefix
+    if hidden_act is None:
+        hidden_act = "quick_gelu" if peer or set(encoder) >= _OPENAI_MARKS else _guess_activation(encoder)
+    model = AMNSModel(_config(encoder, image_size, stride, hidden_act, head_width))
+    if "logit_scale" not in renamed:
+        renamed["logit_scale"] = torch.tensor(math.log(1 / PEER_TEMPERATURE)) if peer else model.logit_scale.detach()
+    missing = sorted(set(model.state_dict()) - set(renamed))
+    if missing:
+        raise ValueError(f"{len(missing)} weights of CLIP are missing: {_some(missing)}.")
+    model.load_state_dict({key: value.float() for key, value in renamed.items()})
+    if image_size is not None:
+        model.resize_grid(image_size, stride)
+    return model.eval(), left_over
+
+
+def read_checkpoint(file: str | Path) -> dict:
+    """Content of a checkpoint file, on the CPU; a pickle that holds anything but tensors and plain values is refused.
+
+    TorchScript archives are read by `torch.jit.load`, which knows no Python; none of their methods is called.
+    """
+    file = Path(file)
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    if _is_torchscript(file):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return dict(torch.jit.load(file, map_location="cpu").state_dict())
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"Unsupported .*?(?= was not|$)", str(error), re.MULTILINE)
+        raise ValueError(
+            f"refused, because the pickle holds more than weights ({found.group(0) if found else 'no plain torch.save'}) "
+            "and reading it could run code. Have someone who trusts it save the weights alone: "
+            "torch.save(model.state_dict(), file)."
+        ) from None
+    # A file that is no checkpoint fails in the unpickler in many ways.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"no readable torch checkpoint ({type(error).__name__}: {reason}). Is it complete?"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"holds a {type(content).__name__}, expected a state dict or a dict with one.")
+    return content
+
+
+def clip_tokenizer(vocabulary: str | Path | None = None) -> CLIPTokenizer:
+    """OpenAI's tokenizer, which all checkpoints of this module use, built without network.
+
+    Args:
+        vocabulary: `bpe_simple_vocab_16e6.txt.gz` from OpenAI's or OpenCLIP's code; `None` means the copy inside an
+            installed open-clip-torch (which is not imported).
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if vocabulary is None:
+        found = importlib.util.find_spec("open_clip")
+        vocabulary = Path(found.origin).with_name("bpe_simple_vocab_16e6.txt.gz") if found and found.origin else ""
+    if not Path(vocabulary).is_file():
+        raise FileNotFoundError(
+            f"no vocabulary of CLIP at {str(vocabulary)!r}. Install open-clip-torch, which carries it (--no-deps is "
+            "enough), or pass a CLIP tokenizer's folder or Hub id instead."
+        )
+    lines = gzip.open(vocabulary, "rt", encoding="utf-8").read().split("\n")
+    merges = [tuple(line.split()) for line in lines[1 : CLIP_MERGES + 1]]
+    # The byte symbols in the order of CLIP's ids: printable characters first, as in GPT-2.
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    symbols = [chr(code) for code in printable] + [chr(256 + n) for n in range(256 - len(printable))]
+    vocab = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(pair) for pair in merges)]
+    vocab += ["<|startoftext|>", "<|endoftext|>"]
+    ids = {token: index for index, token in enumerate(vocab)}
+    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=77)
+
+
+def _from_transformers(
+    path: Path,
+    image_size: list[int] | tuple[int, int] | None,
+    stride: int | None,
+    hidden_act: str | None,
+    head_width: int | None,
+) -> AMNSModel:
+    if hidden_act is not None or head_width is not None:
+        raise ValueError(f"{path}: hidden_act and head_width stand in config.json; change them there.")
+    size = {} if image_size is None else {"image_size": list(image_size), "stride": stride}
+    model, info = AMNSModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **size)
+    if info["missing_keys"]:
+        raise ValueError(f"{path}: {len(info['missing_keys'])} weights are missing: {_some(info['missing_keys'])}.")
+    _warn_left_over(path, info["unexpected_keys"])
+    return model
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = [path / name for name in OPENCLIP_FILES if (path / name).is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{path}: holds neither config.json (transformers) nor {' or '.join(OPENCLIP_FILES)} (OpenCLIP). "
+            "Pass the checkpoint file itself, for IRRA and RDE best.pth."
+        )
+    return found[0]
+
+
+def _openclip_settings(file: Path) -> dict[str, str | int]:
+    """Activation and head width from OpenCLIP's configuration beside the weights, empty without one."""
+    if not file.is_file():
+        return {}
+    config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+    return {
+        "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
+        "head_width": config["vision_cfg"].get("head_width", HEAD_WIDTH),
+    }
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _unwrap(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
+    """The innermost state dict without the prefix of a distributed wrapper, and the names of what is around it."""
+    left_over = []
+    while inner := next((name for name in _CONTAINERS if isinstance(checkpoint.get(name), Mapping)), None):
+        left_over += [str(name) for name in checkpoint if name != inner]
+        checkpoint = checkpoint[inner]
+    tensors = {str(name).removeprefix("module."): value for name, value in checkpoint.items()}
+    left_over += [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}, left_over
+
+
+def _prefix(tensors: Mapping[str, Tensor]) -> str:
+    """What stands before `visual.class_embedding`: nothing in CLIP and OpenCLIP, `base_model.` in IRRA and RDE."""
+    found = [key[: -len(_ANCHOR)] for key in tensors if key == _ANCHOR or key.endswith("." + _ANCHOR)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"holds several image encoders, under {_some(found)}. Save the one you want by itself.")
+    for mark, kind in {
+        "visual.layer1.": "a ResNet, only CLIP's vision transformers can be converted",
+        "visual.trunk.": "a timm image encoder, only CLIP's own vision transformers can be converted",
+        "vision_model.embeddings.": "transformers' layout without its configuration; pass the folder with config.json",
+    }.items():
+        if any(mark in key for key in tensors):
+            raise ValueError(f"this is {kind}.")
+    raise ValueError(
+        f"no key ends with {_ANCHOR}, so this is no CLIP, OpenCLIP, IRRA or RDE file; found {_some(tensors)}."
+    )
+
+
+def _rename(encoder: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """OpenAI's names to transformers'; query, key and value apart, projections transposed; and the unknown keys."""
+    renamed, unknown = {}, []
+    for key, value in encoder.items():
+        module, _, kind = key.rpartition(".")
+        block = _BLOCK.fullmatch(key)
+        if key in _NAMES:
+            value = value.T if key in _TRANSPOSED else value
+            renamed[_NAMES[key]] = value.reshape(()) if key == "logit_scale" else value
+        elif module in _NAMES:
+            renamed[f"{_NAMES[module]}.{kind}"] = value
+        elif block and block[3] == "attn.in_proj_":
+            for part, rows in zip("qkv", value.chunk(3)):
+                renamed[f"{_layer(block)}.self_attn.{part}_proj.{block[4]}"] = rows
+        elif block and block[3].removesuffix(".") in _BLOCK_NAMES:
+            renamed[f"{_layer(block)}.{_BLOCK_NAMES[block[3].removesuffix('.')]}.{block[4]}"] = value
+        else:
+            unknown.append(key)
+    return renamed, unknown
+
+
+def _layer(block: re.Match) -> str:
+    return f"{'vision' if block[1] else 'text'}_model.encoder.layers.{block[2]}"
+
+
+def _config(
+    encoder: Mapping[str, Tensor],
+    image_size: list[int] | tuple[int, int] | None,
+    stride: int | None,
+    hidden_act: str,
+    head_width: int,
+) -> AMNSConfig:
+    needed = ["visual.conv1.weight", "visual.positional_embedding", "visual.proj"]
+    needed += ["positional_embedding", "token_embedding.weight", "text_projection"]
+    missing = [key for key in needed if key not in encoder]
+    if missing:
+        raise ValueError(f"{len(missing)} weights of CLIP are missing: {_some(missing)}.")
+    positions, (vocabulary, text_width) = (
+        encoder["visual.positional_embedding"],
+        encoder["token_embedding.weight"].shape,
+    )
+    width, _, _, patch = encoder["visual.conv1.weight"].shape
+    if width > 1024 and head_width == HEAD_WIDTH:
+        logger.warning(
+            f"The image encoder is {width} wide. Its heads can't be seen from the weights; {width // HEAD_WIDTH} of "
+            f"{HEAD_WIDTH} channels are assumed. OpenCLIP's ViT-H, g and bigG differ: pass head_width 80, 88 or 104."
+        )
+    projection = encoder["text_projection"].shape[1]
+    size, native_stride = _native_grid(len(positions) - 1, patch, image_size, stride)
+    vision = {"image_size": size, "patch_size": patch, "stride": native_stride}
+    text = {"vocab_size": vocabulary, "max_position_embeddings": len(encoder["positional_embedding"])}
+    if vocabulary == CLIP_VOCABULARY:
+        text |= {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
+    else:
+        # 2 makes transformers pool at the largest id, as all code that writes this layout does.
+        text |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    for part, tower, channels, heads in (
+        (vision, "visual.", width, width / head_width),
+        (text, "", text_width, text_width / HEAD_WIDTH),
+    ):
+        if not heads.is_integer():
+            raise ValueError(f"an encoder is {channels} wide, which heads of its head width don't divide.")
+        blocks = {match[2] for key in encoder if (match := _BLOCK.fullmatch(key)) and (match[1] or "") == tower}
+        hidden = encoder.get(f"{tower}transformer.resblocks.0.mlp.c_fc.weight")
+        if hidden is None:
+            raise ValueError(f"no transformer blocks under {tower}transformer.resblocks.")
+        part |= {"hidden_size": channels, "num_hidden_layers": len(blocks), "num_attention_heads": int(heads)}
+        part |= {"intermediate_size": len(hidden), "hidden_act": hidden_act, "projection_dim": projection}
+    return AMNSConfig(vision_config=vision, text_config=text, projection_dim=projection)
+
+
+def _native_grid(
+    patches: int, patch: int, image_size: list[int] | tuple[int, int] | None, stride: int | None
+) -> tuple[list[int], int | None]:
+    """Image size and stride of the grid that the file's positions stand for."""
+    side, third = math.isqrt(patches), math.isqrt(patches // 3)
+    if image_size is not None:
+        asked = AMNSVisionConfig(image_size=list(image_size), patch_size=patch, stride=stride)
+        rows, columns = asked.grid_size
+        if rows * columns == patches:
+            if rows != columns and side * side == patches:
+                logger.warning(
+                    f"{patches} positions are read as the grid {rows}x{columns} of image_size {list(image_size)}. Should "
+                    f"they be the square {side}x{side}, convert without image_size and resize when loading."
+                )
+            return list(image_size), stride
+    if side * side == patches:
+        return [side * patch, side * patch], None
+    if 3 * third * third == patches:
+        return [3 * third * patch, third * patch], None
+    raise ValueError(
+        f"{patches} positions for patches of {patch} pixels are neither a square nor a 3:1 grid"
+        f"{'' if image_size is None else f' nor that of image_size {list(image_size)}, stride {stride}'}. Pass the "
+        "image_size (height, width) it was trained at, and its stride if patches overlap."
+    )
+
+
+def _guess_activation(encoder: Mapping[str, Tensor]) -> str:
+    """The activation by the order of keys: OpenAI's blocks declare attention before the first norm, OpenCLIP's after."""
+    order = [key for key in encoder if key.endswith(("resblocks.0.ln_1.weight", "resblocks.0.attn.in_proj_weight"))]
+    # safetensors sorts keys; OpenAI's weights are not distributed in it.
+    openai = bool(order) and "attn" in order[0] and list(encoder) != sorted(encoder)
+    hidden_act, origin = ("quick_gelu", "OpenAI's CLIP") if openai else ("gelu", "OpenCLIP")
+    logger.warning(
+        f"The file does not record its activation; {hidden_act} is taken because it looks like {origin}. Pass hidden_act "
+        "to set it (quick_gelu for weights of OpenAI, DFN and MetaCLIP): the wrong one changes the features in silence."
+    )
+    return hidden_act
+
+
+def _warn_left_over(path: Path, keys) -> None:
+    if keys:
+        logger.warning(f"{path}: {len(keys)} keys are left over, no part of the encoders: {', '.join(sorted(keys))}.")
+
+
+def _some(names) -> str:
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+__all__ = ["clip_tokenizer", "convert_checkpoint", "convert_state_dict", "read_checkpoint"]

@@ -1,0 +1,292 @@
+"""`synthetic-pedes`: a person retrieval benchmark made from nothing, for quick starts, tests and ablations.
+
+CUHK-PEDES, ICFG-PEDES and RSTPReid are handed out by their authors on request. This generator draws people and writes
+captions, hard in the way the real sets are, in any of their official layouts, the same bytes for the same seed. Figures
+on it say nothing about the real benchmarks.
+"""
+
+import json
+import multiprocessing
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets.utils import tqdm
+
+from .synthetic_camera import CAMERAS, Shot, draw_shot
+from .synthetic_captions import Caption, write_captions
+from .synthetic_people import SPLITS, Person, draw_people
+from .synthetic_render import draw_body, render_image
+
+GENERATOR_VERSION = "1.0"
+JPEG_QUALITY = 92
+MIN_IMAGE_SIZE = (64, 24)
+# Below this many images starting processes costs more than it saves.
+MIN_PARALLEL_IMAGES = 200
+# The folders of the real CUHK-PEDES, one for each camera.
+CUHK_FOLDERS = ("cam_a", "cam_b", "CUHK03", "Market", "test_query", "train_query")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a benchmark lies on disk.
+
+    Attributes:
+        folder: name under the root.
+        annotation: name of the JSON file.
+        path_field: its field with the image path, relative to `imgs/`.
+        first_id: person id of the first identity; ids run on through the splits.
+        splits: those it has.
+        max_captions: captions an image, at most.
+        tokens: whether it has the field `processed_tokens`.
+    """
+
+    folder: str
+    annotation: str
+    path_field: str
+    first_id: int
+    splits: tuple[str, ...] = SPLITS
+    max_captions: int | None = None
+    tokens: bool = True
+
+
+LAYOUTS = {
+    "synthetic-pedes": Layout("synthetic-pedes", "reid_raw.json", "file_path", 1),
+    "cuhk-pedes": Layout("CUHK-PEDES", "reid_raw.json", "file_path", 1),
+    "icfg-pedes": Layout("ICFG-PEDES", "ICFG-PEDES.json", "file_path", 0, ("train", "test"), 1),
+    "rstpreid": Layout("RSTPReid", "data_captions.json", "img_path", 0, tokens=False),
+}
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """One image before it is drawn: who, how, and what is said of it.
+
+    Attributes:
+        identity: number of the person across all splits, from 0, the same in every layout.
+        index: number of the image among the person's, from 0.
+        split: train, val or test.
+        person, shot, captions: what it shows, how it is taken, what is written about it.
+    """
+
+    identity: int
+    index: int
+    split: str
+    person: Person
+    shot: Shot
+    captions: tuple[Caption, ...]
+
+
+def plan_benchmark(
+    seed: int = 0,
+    train_identities: int = 2000,
+    val_identities: int = 200,
+    test_identities: int = 300,
+    images_per_identity: int = 4,
+    captions_per_image: int = 2,
+) -> Iterator[PlannedImage]:
+    """All that a benchmark holds but the pixels, identity by identity.
+
+    Arguments as of `make_synthetic_benchmark`. Example:
+
+        >>> image = next(plan_benchmark(seed=0, train_identities=1, val_identities=0, test_identities=0))
+        >>> image.split, len(image.captions)
+        ('train', 2)
+    """
+    people = draw_people(seed, dict(zip(SPLITS, (train_identities, val_identities, test_identities))))
+    everyone = ((split, person) for split in SPLITS for person in people[split])
+    for identity, (split, person) in enumerate(everyone):
+        for index in range(images_per_identity):
+            shot = draw_shot(seed, identity, index)
+            rng = np.random.default_rng(np.random.SeedSequence([seed, 14, identity, index]))
+            captions = write_captions(rng, person, shot.view, shot.feet_hidden, captions_per_image)
+            yield PlannedImage(identity, index, split, person, shot, tuple(captions))
+
+
+def make_synthetic_benchmark(
+    root: str | Path,
+    layout: str = "synthetic-pedes",
+    seed: int = 0,
+    train_identities: int = 2000,
+    val_identities: int = 200,
+    test_identities: int = 300,
+    images_per_identity: int = 4,
+    captions_per_image: int = 2,
+    image_size: tuple[int, int] = (128, 48),
+    num_workers: int | None = None,
+) -> Path:
+    """Writes a synthetic benchmark below `root`, or finds it there.
+
+    The annotation file is written last: without it a folder is unfinished, and the same call completes it.
+
+    Args:
+        root: folder that will hold the benchmark's folder.
+        layout: `synthetic-pedes` (the layout of CUHK-PEDES under its own name), `cuhk-pedes`, `icfg-pedes` (no val
+            split, one caption an image) or `rstpreid`.
+        seed: same seed and sizes, same bytes.
+        train_identities, val_identities, test_identities: number of people in each split.
+        images_per_identity: images of each, from different cameras (six; then they repeat).
+        captions_per_image: sentences about each image.
+        image_size: (height, width) in pixels, at least 64 x 24.
+        num_workers: processes that draw; default one for each processor. Does not change any byte.
+    Returns:
+        The folder that holds `imgs/` and the annotation file.
+    Raises:
+        ValueError: an unknown layout, or a number that makes no sense.
+        FileExistsError: the folder holds something else, or a synthetic benchmark made with other arguments.
+
+    Example:
+
+        >>> make_synthetic_benchmark("data", train_identities=200, val_identities=20, test_identities=50)
+        PosixPath('data/synthetic-pedes')
+    """
+    sizes = {
+        "train_identities": train_identities,
+        "val_identities": val_identities,
+        "test_identities": test_identities,
+        "images_per_identity": images_per_identity,
+        "captions_per_image": captions_per_image,
+    }
+    _check_arguments(layout, seed, sizes, image_size, num_workers)
+    form = LAYOUTS[layout]
+    folder = Path(root) / form.folder
+    about = {
+        "benchmark": "synthetic-pedes",
+        "note": "Drawn by modeling_amns, not photographs: figures on it do not stand for the real benchmarks.",
+        "generator_version": GENERATOR_VERSION,
+        "layout": layout,
+        "seed": seed,
+        **sizes,
+        "image_size": list(image_size),
+    }
+    annotation = folder / form.annotation
+    if _claim(folder, about, layout) and annotation.exists():
+        return folder
+    plans = [plan for plan in plan_benchmark(seed, **sizes) if plan.split in form.splits]
+    paths = [_image_path(layout, plan) for plan in plans]
+    for parent in {Path(path).parent for path in paths}:
+        (folder / "imgs" / parent).mkdir(parents=True, exist_ok=True)
+    tasks = [
+        (seed, plan.identity, plan.index, plan.person, str(folder / "imgs" / path), tuple(image_size))
+        for plan, path in zip(plans, paths)
+    ]
+    _draw_all(tasks, num_workers)
+    records = [_record(form, plan, path) for plan, path in zip(plans, paths)]
+    _write_whole(folder / "README.md", _readme(about, plans))
+    _write_whole(annotation, json.dumps(records, indent=1) + "\n")
+    return folder
+
+
+def _check_arguments(layout: str, seed: int, sizes: dict[str, int], image_size, num_workers: int | None) -> None:
+    if layout not in LAYOUTS:
+        raise ValueError(f"Unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; expected 0 or more.")
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected 1 or more.")
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"num_workers is {num_workers}; expected 1 or more, or None for one per processor.")
+    if len(image_size) != 2 or image_size[0] < MIN_IMAGE_SIZE[0] or image_size[1] < MIN_IMAGE_SIZE[1]:
+        raise ValueError(
+            f"image_size is {tuple(image_size)}; expected (height, width) of at least {MIN_IMAGE_SIZE}: in smaller "
+            "images bags and hats cannot be told apart."
+        )
+
+
+def _claim(folder: Path, about: dict, layout: str) -> bool:
+    """Makes the folder ours; True where it already was, made with the same arguments."""
+    card = folder / "synthetic.json"
+    if card.exists():
+        try:
+            found = json.loads(card.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            found = {}
+        different = [f"{key} {found.get(key)!r} (asked: {value!r})" for key, value in about.items() if found.get(key) != value]
+        if different:
+            raise FileExistsError(
+                f"{layout}: {folder} holds a synthetic benchmark made with {', '.join(different)}. "
+                "Pass another root, or delete that folder."
+            )
+        return True
+    if folder.exists() and any(folder.iterdir()):
+        names = sorted(path.name for path in folder.iterdir())
+        raise FileExistsError(
+            f"{layout}: {folder} holds {', '.join(names[:4])}{' ...' if len(names) > 4 else ''} and no synthetic.json, so "
+            "it is not a synthetic benchmark and may be the real one. Pass another root; nothing was written."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_whole(card, json.dumps(about, indent=2) + "\n")
+    return False
+
+
+def _write_whole(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(part, path)
+
+
+def _image_path(layout: str, plan: PlannedImage) -> str:
+    camera = plan.shot.camera
+    if layout == "rstpreid":
+        return f"{plan.identity:04d}_c{camera + 1}_{plan.index:04d}.jpg"
+    if layout == "icfg-pedes":
+        return f"{plan.split}/{plan.identity:04d}/{plan.identity:04d}_c{camera + 1}_{plan.index:04d}.jpg"
+    return f"{CUHK_FOLDERS[camera]}/{plan.identity + 1:05d}_{plan.index:03d}.jpg"
+
+
+def _record(form: Layout, plan: PlannedImage, path: str) -> dict:
+    captions = [caption.text for caption in plan.captions[: form.max_captions]]
+    record = {"id": plan.identity + form.first_id, form.path_field: path, "captions": captions, "split": plan.split}
+    if form.tokens:
+        record["processed_tokens"] = [re.findall(r"[a-z]+", caption.lower()) for caption in captions]
+    return record
+
+
+def _draw(task: tuple) -> None:
+    seed, identity, index, person, path, image_size = task
+    image = render_image(person, draw_body(seed, identity, person), draw_shot(seed, identity, index), image_size)
+    image.save(path, "JPEG", quality=JPEG_QUALITY)
+
+
+def _draw_all(tasks: list[tuple], num_workers: int | None) -> None:
+    workers = num_workers or os.cpu_count() or 1
+
+    def follow(done: Iterable) -> None:
+        for _ in tqdm(done, total=len(tasks), desc="Drawing people", unit=" images"):
+            pass
+
+    if workers == 1 or len(tasks) < MIN_PARALLEL_IMAGES:
+        follow(map(_draw, tasks))
+        return
+    # Forked workers start at once; a fresh interpreter would first import torch and transformers.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+        follow(pool.map(_draw, tasks, chunksize=32))
+
+
+def _readme(about: dict, plans: list[PlannedImage]) -> str:
+    counts = [
+        f"| {split} | {len({plan.identity for plan in plans if plan.split == split})} | "
+        f"{sum(plan.split == split for plan in plans)} |"
+        for split in SPLITS
+    ]
+    lines = [
+        f"# synthetic-pedes, layout {about['layout']}",
+        "",
+        "Drawn by `modeling_amns` (`scripts/make_synthetic.py`): **not photographs, and not the real benchmark** whose",
+        "layout it borrows. Results on it do not stand for results on CUHK-PEDES, ICFG-PEDES or RSTPReid.",
+        "",
+        f"Generator version {about['generator_version']}, seed {about['seed']}, {len(CAMERAS)} cameras, images of "
+        f"{about['image_size'][0]} x {about['image_size'][1]} pixels (height x width).",
+        "",
+        "| split | identities | images |",
+        "| --- | --- | --- |",
+        *counts,
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""Writes the synthetic person retrieval benchmark.
+
+    python scripts/make_synthetic.py --root data
+    python scripts/make_synthetic.py --root data --layout rstpreid --train_identities 200 --sheet people.png
+"""
+
+import json
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from transformers import HfArgumentParser
+
+from modeling_amns.data.synthetic import LAYOUTS, make_synthetic_benchmark
+
+
+@dataclass
+class SyntheticArguments:
+    """What to write, and where."""
+
+    root: str = field(default="data", metadata={"help": "Folder that will hold the benchmark's folder."})
+    layout: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(LAYOUTS) + "."})
+    seed: int = field(default=0, metadata={"help": "Same seed and sizes, same bytes."})
+    train_identities: int = field(default=2000, metadata={"help": "People in the train split."})
+    val_identities: int = field(default=200, metadata={"help": "People in the val split."})
+    test_identities: int = field(default=300, metadata={"help": "People in the test split."})
+    images_per_identity: int = field(default=4, metadata={"help": "Images of each person."})
+    captions_per_image: int = field(default=2, metadata={"help": "Captions of each image (icfg-pedes keeps one)."})
+    image_size: list[int] = field(
+        default_factory=lambda: [128, 48], metadata={"help": "Height and width of the images in pixels."}
+    )
+    num_workers: int | None = field(default=None, metadata={"help": "Processes that draw; default one a processor."})
+    sheet: str | None = field(default=None, metadata={"help": "PNG file for a contact sheet of the test split."})
+    sheet_images: int = field(default=24, metadata={"help": "How many images the contact sheet shows."})
+
+
+def write_sheet(folder: Path, layout: str, file: str, count: int, columns: int = 6) -> None:
+    """Saves a grid of `count` images spread over the test split, each with its captions below it."""
+    form = LAYOUTS[layout]
+    records = json.loads((folder / form.annotation).read_text(encoding="utf-8"))
+    records = [record for record in records if record["split"] == "test"]
+    chosen = [records[i * len(records) // count] for i in range(min(count, len(records)))]
+    tall, wide, text_height, font = 300, 250, 190, ImageFont.load_default(13)
+    rows = -(-len(chosen) // columns)
+    sheet = Image.new("RGB", (columns * wide, rows * (tall + text_height)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for place, record in enumerate(chosen):
+        x, y = place % columns * wide, place // columns * (tall + text_height)
+        with Image.open(folder / "imgs" / record[form.path_field]) as photo:
+            photo = photo.resize((round(tall * photo.width / photo.height), tall), Image.Resampling.BICUBIC)
+        sheet.paste(photo, (x + (wide - photo.width) // 2, y + 4))
+        lines = [f"id {record['id']}  {record[form.path_field]}"]
+        for caption in record["captions"][:2]:
+            lines += textwrap.wrap(f"- {caption}", 38)
+        pen.multiline_text((x + 6, y + tall + 8), "\n".join(lines[:13]), "black", font, spacing=1)
+    sheet.save(file)
+
+
+def main() -> int:
+    """Exit code 0 on success, 1 with one line of explanation on bad input."""
+    (options,) = HfArgumentParser(SyntheticArguments, description=__doc__.splitlines()[0]).parse_args_into_dataclasses()
+    arguments = vars(options).copy()
+    sheet, sheet_images = arguments.pop("sheet"), arguments.pop("sheet_images")
+    try:
+        folder = make_synthetic_benchmark(**{**arguments, "image_size": tuple(options.image_size)})
+        if sheet:
+            write_sheet(folder, options.layout, sheet, sheet_images)
+    except (ValueError, OSError) as error:
+        print(f"make_synthetic.py: {error}", file=sys.stderr)
+        return 1
+    print(f"Wrote {options.layout} to {folder}")
+    if sheet:
+        print(f"Wrote contact sheet to {sheet}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
