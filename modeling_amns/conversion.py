@@ -1,13 +1,11 @@
 """Checkpoints of others as an `AMNSModel`: OpenAI CLIP, OpenCLIP, IRRA, RDE and transformers' `CLIPModel`.
 
-The first four share one layout (`visual.*`, `transformer.resblocks.*`), which differs from transformers' only in names,
-in fused query, key and value, and in two transposed projections. transformers' own `WeightConverter` is not used: its
-loader notes the conversion on the model, so that `save_pretrained` would write the old names back, and it reports keys
-left over under changed names.
+The first four share one layout (`visual.*`, `transformer.resblocks.*`), which differs from transformers' only in
+names, in fused query, key and value, and in two transposed projections. transformers' own `WeightConverter` is not
+used: its loader notes the conversion on the model, so that `save_pretrained` would write the old names back, and it
+reports keys left over under changed names.
 """
 
-import gzip
-import importlib.util
 import json
 import math
 import pickle
@@ -20,7 +18,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPTokenizer
 from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
@@ -31,7 +28,6 @@ logger = logging.get_logger(__name__)
 HEAD_WIDTH = 64
 # CLIP's byte-pair vocabulary; its last two ids are the start and the end token.
 CLIP_VOCABULARY = 49408
-CLIP_MERGES = 48894
 # IRRA and RDE train with a fixed temperature that their files don't hold.
 PEER_TEMPERATURE = 0.02
 OPENCLIP_CONFIG = "open_clip_config.json"
@@ -54,7 +50,7 @@ _NAMES = {
     "text_projection": "text_projection.weight",
     "logit_scale": "logit_scale",
 }
-_BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)\.?(weight|bias)")
+_BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)\.?(weight|bias)")
 _BLOCK_NAMES = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -74,18 +70,18 @@ def convert_checkpoint(
 ) -> AMNSModel:
     """Reads a checkpoint of another project into an `AMNSModel`, on the CPU, in float32, in evaluation mode.
 
-    Recognised by its keys: OpenAI CLIP (state dict or TorchScript archive), OpenCLIP (any ViT of CLIP's shape), IRRA and
-    RDE (`{"model": {"base_model.visual...": ...}}`), a transformers `CLIPModel` or `AMNSModel` folder. The architecture
-    follows from the shapes. Keys left over are listed in a warning. No Python code from the file is run.
+    Recognised by its keys: OpenAI CLIP (state dict or TorchScript archive), OpenCLIP (any ViT of CLIP's shape), IRRA
+    and RDE (`{"model": {"base_model.visual...": ...}}`), a transformers `CLIPModel` or `AMNSModel` folder. The
+    architecture follows from the shapes. Keys left over are listed in a warning. No Python code of the file is run.
 
     Args:
-        path: a file (torch pickle, TorchScript archive or safetensors), or a folder with `config.json` (transformers) or
-            `open_clip_config.json` (OpenCLIP on the Hub).
+        path: a file (torch pickle, TorchScript archive or safetensors), or a folder with `config.json` (transformers)
+            or `open_clip_config.json` (OpenCLIP on the Hub).
         image_size: height and width in pixels that the model is for. Where the file has that many positions they are
-            taken as they are, otherwise its grid (square, or 3:1 as in person crops) is resized. `None`: the file's grid.
+            taken as they are, otherwise its grid (square, or 3:1 as in person crops) is resized. `None`: its grid.
         stride: step between patches in pixels if they overlap (IRRA's `stride_size`), else `None`.
-        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu for OpenAI, IRRA and
-            RDE, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
+        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu for OpenAI, IRRA
+            and RDE, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
         head_width: channels of an attention head of the image encoder; `None` means 64, as in CLIP, or OpenCLIP's
             configuration file. OpenCLIP's ViT-H needs 80, ViT-g 88, ViT-bigG 104.
     Returns:
@@ -162,7 +158,7 @@ def convert_state_dict(
     missing = sorted(set(model.state_dict()) - set(renamed))
     if missing:
         raise ValueError(f"{len(missing)} weights of CLIP are missing: {_some(missing)}.")
-    model.load_state_dict({key: value.float() for key, value in renamed.items()})
+    model.load_state_dict(renamed)
     if image_size is not None:
         model.resize_grid(image_size, stride)
     return model.eval(), left_over
@@ -174,58 +170,29 @@ def read_checkpoint(file: str | Path) -> dict:
     TorchScript archives are read by `torch.jit.load`, which knows no Python; none of their methods is called.
     """
     file = Path(file)
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    if _is_torchscript(file):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return dict(torch.jit.load(file, map_location="cpu").state_dict())
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        if file.suffix == ".safetensors":
+            content = load_file(file)
+        elif _is_torchscript(file):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                content = dict(torch.jit.load(file, map_location="cpu").state_dict())
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"Unsupported .*?(?= was not|$)", str(error), re.MULTILINE)
+        found = found[0] if found else "no plain torch.save"
         raise ValueError(
-            f"refused, because the pickle holds more than weights ({found.group(0) if found else 'no plain torch.save'}) "
-            "and reading it could run code. Have someone who trusts it save the weights alone: "
-            "torch.save(model.state_dict(), file)."
+            f"refused, the pickle holds more than weights ({found}) and could run code. Have someone who trusts it "
+            "save the weights alone: torch.save(model.state_dict(), file)."
         ) from None
-    # A file that is no checkpoint fails in the unpickler in many ways.
+    # A file that is no checkpoint fails inside the readers in many ways.
     except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"no readable torch checkpoint ({type(error).__name__}: {reason}). Is it complete?"
-        ) from error
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"not readable as a checkpoint ({reason}). Is the file complete?") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"holds a {type(content).__name__}, expected a state dict or a dict with one.")
     return content
-
-
-def clip_tokenizer(vocabulary: str | Path | None = None) -> CLIPTokenizer:
-    """OpenAI's tokenizer, which all checkpoints of this module use, built without network.
-
-    Args:
-        vocabulary: `bpe_simple_vocab_16e6.txt.gz` from OpenAI's or OpenCLIP's code; `None` means the copy inside an
-            installed open-clip-torch (which is not imported).
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    if vocabulary is None:
-        found = importlib.util.find_spec("open_clip")
-        vocabulary = Path(found.origin).with_name("bpe_simple_vocab_16e6.txt.gz") if found and found.origin else ""
-    if not Path(vocabulary).is_file():
-        raise FileNotFoundError(
-            f"no vocabulary of CLIP at {str(vocabulary)!r}. Install open-clip-torch, which carries it (--no-deps is "
-            "enough), or pass a CLIP tokenizer's folder or Hub id instead."
-        )
-    lines = gzip.open(vocabulary, "rt", encoding="utf-8").read().split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : CLIP_MERGES + 1]]
-    # The byte symbols in the order of CLIP's ids: printable characters first, as in GPT-2.
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    symbols = [chr(code) for code in printable] + [chr(256 + n) for n in range(256 - len(printable))]
-    vocab = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(pair) for pair in merges)]
-    vocab += ["<|startoftext|>", "<|endoftext|>"]
-    ids = {token: index for index, token in enumerate(vocab)}
-    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=77)
 
 
 def _from_transformers(
@@ -319,8 +286,8 @@ def _rename(encoder: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
         elif block and block[3] == "attn.in_proj_":
             for part, rows in zip("qkv", value.chunk(3)):
                 renamed[f"{_layer(block)}.self_attn.{part}_proj.{block[4]}"] = rows
-        elif block and block[3].removesuffix(".") in _BLOCK_NAMES:
-            renamed[f"{_layer(block)}.{_BLOCK_NAMES[block[3].removesuffix('.')]}.{block[4]}"] = value
+        elif block and block[3] in _BLOCK_NAMES:
+            renamed[f"{_layer(block)}.{_BLOCK_NAMES[block[3]]}.{block[4]}"] = value
         else:
             unknown.append(key)
     return renamed, unknown
@@ -387,8 +354,8 @@ def _native_grid(
         if rows * columns == patches:
             if rows != columns and side * side == patches:
                 logger.warning(
-                    f"{patches} positions are read as the grid {rows}x{columns} of image_size {list(image_size)}. Should "
-                    f"they be the square {side}x{side}, convert without image_size and resize when loading."
+                    f"{patches} positions are read as the grid {rows}x{columns} of image_size {list(image_size)}. If "
+                    f"they are the square {side}x{side}, convert without image_size and resize when loading."
                 )
             return list(image_size), stride
     if side * side == patches:
@@ -403,14 +370,14 @@ def _native_grid(
 
 
 def _guess_activation(encoder: Mapping[str, Tensor]) -> str:
-    """The activation by the order of keys: OpenAI's blocks declare attention before the first norm, OpenCLIP's after."""
+    """The activation by the order of keys: OpenAI's blocks list attention before the first norm, OpenCLIP's after."""
     order = [key for key in encoder if key.endswith(("resblocks.0.ln_1.weight", "resblocks.0.attn.in_proj_weight"))]
     # safetensors sorts keys; OpenAI's weights are not distributed in it.
     openai = bool(order) and "attn" in order[0] and list(encoder) != sorted(encoder)
     hidden_act, origin = ("quick_gelu", "OpenAI's CLIP") if openai else ("gelu", "OpenCLIP")
     logger.warning(
-        f"The file does not record its activation; {hidden_act} is taken because it looks like {origin}. Pass hidden_act "
-        "to set it (quick_gelu for weights of OpenAI, DFN and MetaCLIP): the wrong one changes the features in silence."
+        f"The file does not record its activation; {hidden_act} is taken because it looks like {origin}. Pass "
+        "hidden_act to set it (quick_gelu for weights of OpenAI, DFN and MetaCLIP); a wrong one changes the features."
     )
     return hidden_act
 
@@ -425,4 +392,4 @@ def _some(names) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-__all__ = ["clip_tokenizer", "convert_checkpoint", "convert_state_dict", "read_checkpoint"]
+__all__ = ["convert_checkpoint", "convert_state_dict", "read_checkpoint"]

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from modeling_amns import AMNSProcessor
-from modeling_amns.conversion import clip_tokenizer, convert_checkpoint
+from modeling_amns.clip_tokenizer import clip_tokenizer
+from modeling_amns.conversion import convert_checkpoint
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -23,8 +24,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--head_width", type=int, help="channels of an attention head of the image encoder, default 64"
     )
-    parser.add_argument("--processor", help="folder or Hub id of a CLIP processor, for the tokenizer; default: the one in "
-                        "the checkpoint's folder, else the vocabulary inside open-clip-torch")  # fmt: skip
+    parser.add_argument("--processor", help="folder or Hub id of a CLIP processor, for its tokenizer; default: the "
+                        "one in the checkpoint's folder, else the vocabulary inside open-clip-torch")  # fmt: skip
     return parser.parse_args()
 
 

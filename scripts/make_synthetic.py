@@ -1,7 +1,7 @@
 """Writes the synthetic person retrieval benchmark.
 
-    python scripts/make_synthetic.py --root data
-    python scripts/make_synthetic.py --root data --layout rstpreid --train_identities 200 --sheet people.png
+python scripts/make_synthetic.py --root data
+python scripts/make_synthetic.py --root data --layout rstpreid --train_identities 200 --sheet people.png
 """
 
 import json
@@ -60,7 +60,9 @@ def write_sheet(folder: Path, layout: str, file: str, count: int, columns: int =
 
 def main() -> int:
     """Exit code 0 on success, 1 with one line of explanation on bad input."""
-    (options,) = HfArgumentParser(SyntheticArguments, description=__doc__.splitlines()[0]).parse_args_into_dataclasses()
+    (options,) = HfArgumentParser(
+        SyntheticArguments, description=__doc__.splitlines()[0]
+    ).parse_args_into_dataclasses()
     arguments = vars(options).copy()
     sheet, sheet_images = arguments.pop("sheet"), arguments.pop("sheet_images")
     try:

@@ -61,8 +61,10 @@ def test_figures_equal_a_brute_force_ranking(seed, levels, block_size):
     assert figures == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.parametrize("many_positives", [0, 1000])
 @pytest.mark.parametrize("persons", [1, 3, 20])
-def test_embeddings_rank_by_exact_cosine(persons):
+def test_embeddings_rank_by_exact_cosine(persons, many_positives, monkeypatch):
+    monkeypatch.setattr(ranking, "MANY_POSITIVES", many_positives)
     generator = torch.Generator().manual_seed(persons)
     queries, gallery = (torch.randn(20, 6, generator=generator) for _ in range(2))
     ids = [(5 * i) % persons for i in range(20)]

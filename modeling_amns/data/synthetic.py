@@ -1,15 +1,15 @@
 """`synthetic-pedes`: a person retrieval benchmark made from nothing, for quick starts, tests and ablations.
 
 CUHK-PEDES, ICFG-PEDES and RSTPReid are handed out by their authors on request. This generator draws people and writes
-captions, hard in the way the real sets are, in any of their official layouts, the same bytes for the same seed. Figures
-on it say nothing about the real benchmarks.
+captions, hard in the way the real sets are, in any of their official layouts, the same bytes for the same seed.
+Figures on it say nothing about the real benchmarks.
 """
 
 import json
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from datasets.utils import tqdm
 
 from .synthetic_camera import CAMERAS, Shot, draw_shot
 from .synthetic_captions import Caption, write_captions
+from .synthetic_figure import draw_body
 from .synthetic_people import SPLITS, Person, draw_people
-from .synthetic_render import draw_body, render_image
+from .synthetic_render import render_image
 
 GENERATOR_VERSION = "1.0"
 JPEG_QUALITY = 92
@@ -97,14 +98,25 @@ def plan_benchmark(
         >>> image.split, len(image.captions)
         ('train', 2)
     """
-    people = draw_people(seed, dict(zip(SPLITS, (train_identities, val_identities, test_identities))))
-    everyone = ((split, person) for split in SPLITS for person in people[split])
-    for identity, (split, person) in enumerate(everyone):
+    counts = dict(zip(SPLITS, (train_identities, val_identities, test_identities)))
+    for identity, (split, person) in enumerate(_number_people(seed, counts)):
         for index in range(images_per_identity):
-            shot = draw_shot(seed, identity, index)
-            rng = np.random.default_rng(np.random.SeedSequence([seed, 14, identity, index]))
-            captions = write_captions(rng, person, shot.view, shot.feet_hidden, captions_per_image)
-            yield PlannedImage(identity, index, split, person, shot, tuple(captions))
+            yield plan_image(seed, identity, index, split, person, captions_per_image)
+
+
+def plan_image(
+    seed: int, identity: int, index: int, split: str, person: Person, captions_per_image: int = 2
+) -> PlannedImage:
+    """Image `index` of person number `identity`: shot and captions depend on the seed and these two numbers alone."""
+    shot = draw_shot(seed, identity, index)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 14, identity, index]))
+    captions = write_captions(rng, person, shot.view, shot.feet_hidden, captions_per_image)
+    return PlannedImage(identity, index, split, person, shot, tuple(captions))
+
+
+def _number_people(seed: int, counts: dict[str, int]) -> list[tuple[str, Person]]:
+    people = draw_people(seed, counts)
+    return [(split, person) for split in SPLITS for person in people[split]]
 
 
 def make_synthetic_benchmark(
@@ -166,22 +178,25 @@ def make_synthetic_benchmark(
     annotation = folder / form.annotation
     if _claim(folder, about, layout) and annotation.exists():
         return folder
-    plans = [plan for plan in plan_benchmark(seed, **sizes) if plan.split in form.splits]
-    paths = [_image_path(layout, plan) for plan in plans]
-    for parent in {Path(path).parent for path in paths}:
-        (folder / "imgs" / parent).mkdir(parents=True, exist_ok=True)
+    counts = dict(zip(SPLITS, (train_identities, val_identities, test_identities)))
     tasks = [
-        (seed, plan.identity, plan.index, plan.person, str(folder / "imgs" / path), tuple(image_size))
-        for plan, path in zip(plans, paths)
+        _Task(
+            seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, tuple(image_size)
+        )
+        for identity, (split, person) in enumerate(_number_people(seed, counts))
+        if split in form.splits
     ]
-    _draw_all(tasks, num_workers)
-    records = [_record(form, plan, path) for plan, path in zip(plans, paths)]
-    _write_whole(folder / "README.md", _readme(about, plans))
+    for parent in _image_folders(layout, tasks):
+        (folder / "imgs" / parent).mkdir(parents=True, exist_ok=True)
+    records = _draw_all(tasks, images_per_identity, num_workers)
+    _write_whole(folder / "README.md", _readme(about, {split: counts[split] for split in form.splits}))
     _write_whole(annotation, json.dumps(records, indent=1) + "\n")
     return folder
 
 
-def _check_arguments(layout: str, seed: int, sizes: dict[str, int], image_size, num_workers: int | None) -> None:
+def _check_arguments(
+    layout: str, seed: int, sizes: dict[str, int], image_size: Sequence[int], num_workers: int | None
+) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"Unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}.")
     if seed < 0:
@@ -206,7 +221,9 @@ def _claim(folder: Path, about: dict, layout: str) -> bool:
             found = json.loads(card.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
             found = {}
-        different = [f"{key} {found.get(key)!r} (asked: {value!r})" for key, value in about.items() if found.get(key) != value]
+        different = [
+            f"{key} {found.get(key)!r} (asked: {value!r})" for key, value in about.items() if found.get(key) != value
+        ]
         if different:
             raise FileExistsError(
                 f"{layout}: {folder} holds a synthetic benchmark made with {', '.join(different)}. "
@@ -216,7 +233,7 @@ def _claim(folder: Path, about: dict, layout: str) -> bool:
     if folder.exists() and any(folder.iterdir()):
         names = sorted(path.name for path in folder.iterdir())
         raise FileExistsError(
-            f"{layout}: {folder} holds {', '.join(names[:4])}{' ...' if len(names) > 4 else ''} and no synthetic.json, so "
+            f"{layout}: {folder} holds {', '.join(names[:4] + ['...'] * (len(names) > 4))} and no synthetic.json, so "
             "it is not a synthetic benchmark and may be the real one. Pass another root; nothing was written."
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -228,6 +245,63 @@ def _write_whole(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8", newline="\n")
     os.replace(part, path)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker needs to draw and describe one person."""
+
+    seed: int
+    identity: int
+    split: str
+    person: Person
+    images: int
+    captions: int
+    layout: str
+    folder: Path
+    image_size: tuple[int, int]
+
+
+def _draw_person(task: _Task) -> list[dict]:
+    """Saves the images of one person; returns their records."""
+    form = LAYOUTS[task.layout]
+    body = draw_body(task.seed, task.identity, task.person)
+    records = []
+    for index in range(task.images):
+        plan = plan_image(task.seed, task.identity, index, task.split, task.person, task.captions)
+        path = _image_path(task.layout, plan)
+        image = render_image(task.person, body, plan.shot, task.image_size)
+        image.save(task.folder / "imgs" / path, "JPEG", quality=JPEG_QUALITY)
+        records.append(_record(form, plan, path))
+    return records
+
+
+def _draw_all(tasks: list[_Task], images_per_identity: int, num_workers: int | None) -> list[dict]:
+    total = len(tasks) * images_per_identity
+    workers = num_workers or os.cpu_count() or 1
+
+    def follow(done: Iterable[list[dict]]) -> list[dict]:
+        records = []
+        with tqdm(total=total, desc="Drawing people", unit=" images") as bar:
+            for drawn in done:
+                records += drawn
+                bar.update(len(drawn))
+        return records
+
+    if workers == 1 or total < MIN_PARALLEL_IMAGES:
+        return follow(map(_draw_person, tasks))
+    # Forked workers start at once; a fresh interpreter would first import torch and transformers.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+        return follow(pool.map(_draw_person, tasks, chunksize=8))
+
+
+def _image_folders(layout: str, tasks: list[_Task]) -> list[str]:
+    if layout == "rstpreid":
+        return ["."]
+    if layout == "icfg-pedes":
+        return [f"{task.split}/{task.identity:04d}" for task in tasks]
+    return list(CUHK_FOLDERS)
 
 
 def _image_path(layout: str, plan: PlannedImage) -> str:
@@ -247,46 +321,20 @@ def _record(form: Layout, plan: PlannedImage, path: str) -> dict:
     return record
 
 
-def _draw(task: tuple) -> None:
-    seed, identity, index, person, path, image_size = task
-    image = render_image(person, draw_body(seed, identity, person), draw_shot(seed, identity, index), image_size)
-    image.save(path, "JPEG", quality=JPEG_QUALITY)
-
-
-def _draw_all(tasks: list[tuple], num_workers: int | None) -> None:
-    workers = num_workers or os.cpu_count() or 1
-
-    def follow(done: Iterable) -> None:
-        for _ in tqdm(done, total=len(tasks), desc="Drawing people", unit=" images"):
-            pass
-
-    if workers == 1 or len(tasks) < MIN_PARALLEL_IMAGES:
-        follow(map(_draw, tasks))
-        return
-    # Forked workers start at once; a fresh interpreter would first import torch and transformers.
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
-        follow(pool.map(_draw, tasks, chunksize=32))
-
-
-def _readme(about: dict, plans: list[PlannedImage]) -> str:
-    counts = [
-        f"| {split} | {len({plan.identity for plan in plans if plan.split == split})} | "
-        f"{sum(plan.split == split for plan in plans)} |"
-        for split in SPLITS
-    ]
+def _readme(about: dict, identities: dict[str, int]) -> str:
+    height, width = about["image_size"]
     lines = [
         f"# synthetic-pedes, layout {about['layout']}",
         "",
-        "Drawn by `modeling_amns` (`scripts/make_synthetic.py`): **not photographs, and not the real benchmark** whose",
-        "layout it borrows. Results on it do not stand for results on CUHK-PEDES, ICFG-PEDES or RSTPReid.",
+        "Drawn by `modeling_amns` (`scripts/make_synthetic.py`): **not photographs, and not the real benchmark**",
+        "whose layout it borrows. Results on it do not stand for results on CUHK-PEDES, ICFG-PEDES or RSTPReid.",
         "",
         f"Generator version {about['generator_version']}, seed {about['seed']}, {len(CAMERAS)} cameras, images of "
-        f"{about['image_size'][0]} x {about['image_size'][1]} pixels (height x width).",
+        f"{height} x {width} pixels (height x width).",
         "",
         "| split | identities | images |",
         "| --- | --- | --- |",
-        *counts,
+        *(f"| {split} | {count} | {count * about['images_per_identity']} |" for split, count in identities.items()),
         "",
     ]
     return "\n".join(lines)

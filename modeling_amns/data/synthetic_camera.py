@@ -48,9 +48,9 @@ class Camera:
 CAMERAS = (
     Camera(noise=3.0, scene="street"),
     Camera(gain=(1.10, 1.0, 0.84), gamma=1.08, contrast=0.9, noise=5.0, blur=0.5, scene="hall", occlusion=0.2),
-    Camera(gain=(0.9, 0.98, 1.12), sharpness=0.55, noise=6.0, scale=0.93, offset=2.5, scene="campus"),
+    Camera(gain=(0.9, 0.98, 1.12), sharpness=0.55, noise=4.0, scale=0.93, offset=2.5, scene="campus"),
     Camera(contrast=1.22, saturation=1.2, gamma=0.9, scale=1.07, offset=3.0, scene="grass", occlusion=0.25),
-    Camera(gamma=1.4, contrast=0.95, noise=10.0, gain=(1.0, 0.97, 1.03), scale=0.97, scene="night", occlusion=0.2),
+    Camera(gamma=1.4, contrast=0.95, noise=7.5, gain=(1.0, 0.97, 1.03), scale=0.97, scene="night", occlusion=0.2),
     Camera(
         gain=(0.95, 1.06, 0.96), contrast=0.78, lift=22.0, saturation=0.9, blur=0.8, scale=0.9, offset=3.0,
         scene="shop", occlusion=0.3,
@@ -111,8 +111,9 @@ def draw_shot(seed: int, identity: int, index: int) -> Shot:
 
 
 def _vary(rng: np.random.Generator, colour: tuple[int, int, int], amount: float = 14) -> tuple[int, int, int]:
-    shift = rng.uniform(-amount, amount)
-    return tuple(int(np.clip(value + shift + rng.uniform(-amount, amount) / 3, 0, 255)) for value in colour)
+    shift, *tints = rng.uniform(-amount, amount, 4).tolist()
+    red, green, blue = (min(255, max(0, int(value + shift + tint / 3))) for value, tint in zip(colour, tints))
+    return red, green, blue
 
 
 _GREYS = ((150, 148, 142), (120, 122, 126), (178, 174, 166), (98, 98, 100), (196, 194, 190))
@@ -198,16 +199,15 @@ def draw_occluder(image: Image.Image, unit: float, shot: Shot, rng: np.random.Ge
         pen.rounded_rectangle((x - 8 * unit, y, x + 8 * unit, bottom + 9), 2 * unit, colour, darker, int(unit))
 
 
-def photograph(image: Image.Image, size: tuple[int, int], camera: Camera, rng: np.random.Generator) -> Image.Image:
+def photograph(image: Image.Image, camera: Camera, rng: np.random.Generator) -> Image.Image:
     """The drawn scene as the camera records it: optics, then light and colour, then noise.
 
     Args:
-        image: the scene, RGB, larger than or equal to `size`.
-        size: (width, height) of the result in pixels.
+        image: the scene, RGB, in the size of the result.
         camera: style, jittered here.
         rng: source of the jitter and the noise.
     """
-    image = image.resize(size, Image.Resampling.BOX)
+    size = image.size
     sharpness = min(1.0, camera.sharpness * rng.uniform(0.85, 1.15))
     if sharpness < 0.95:
         small = image.resize([max(1, round(side * sharpness)) for side in size], Image.Resampling.BOX)
@@ -215,14 +215,19 @@ def photograph(image: Image.Image, size: tuple[int, int], camera: Camera, rng: n
     radius = camera.blur * rng.uniform(0.5, 1.3) * size[1] / HEIGHT
     if radius > 0.25:
         image = image.filter(ImageFilter.GaussianBlur(radius))
-    pixels = np.asarray(image, dtype=np.float32)
-    grey = pixels.mean(axis=2, keepdims=True)
-    pixels = grey + (pixels - grey) * np.float32(camera.saturation * rng.uniform(0.92, 1.08))
-    pixels = np.clip(pixels / np.float32(255), 0, 1) ** np.float32(camera.gamma * rng.uniform(0.9, 1.1))
-    pixels = (pixels - np.float32(0.45)) * np.float32(camera.contrast * rng.uniform(0.93, 1.07)) + np.float32(0.45)
-    pixels *= np.asarray(camera.gain, dtype=np.float32) * rng.uniform(0.96, 1.04, 3).astype(np.float32)
-    slope = np.linspace(-0.5, 0.5, size[0], dtype=np.float32) * np.float32(rng.uniform(-0.14, 0.14))
-    pixels = pixels * (1 + slope[None, :, None]) * np.float32(255) + np.float32(camera.lift)
+    saturation = camera.saturation * rng.uniform(0.92, 1.08)
+    image = Image.blend(image.convert("L").convert("RGB"), image, saturation)
+    image = image.point(_response(camera, rng))
+    slope = 1 + np.linspace(-0.5, 0.5, size[0], dtype=np.float32) * np.float32(rng.uniform(-0.14, 0.14))
     noise = rng.standard_normal((size[1], size[0], 3), dtype=np.float32)
-    pixels += noise * np.float32(camera.noise * rng.uniform(0.7, 1.3))
+    noise *= np.float32(camera.noise * rng.uniform(0.7, 1.3))
+    pixels = np.asarray(image, dtype=np.float32) * slope[None, :, None] + noise
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+
+
+def _response(camera: Camera, rng: np.random.Generator) -> list[int]:
+    """What the camera makes of each of 256 levels of red, green and blue: gamma, contrast, colour cast, haze."""
+    levels = (np.arange(256) / 255) ** (camera.gamma * rng.uniform(0.9, 1.1))
+    levels = (levels - 0.45) * camera.contrast * rng.uniform(0.93, 1.07) + 0.45
+    gain = np.asarray(camera.gain) * rng.uniform(0.96, 1.04, 3)
+    return np.rint(gain[:, None] * levels * 255 + camera.lift).clip(0, 255).astype(int).ravel().tolist()

@@ -3,6 +3,7 @@
 Every caption carries the attributes that it names, so that tests can measure how far the words alone lead.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,11 +30,15 @@ MAX_TRIES = 20
 
 # How often a caption names what it could name (of attributes that the image shows).
 MENTION = {
-    "gender": 0.93, "hair": 0.45, "hat": 0.85, "top": 0.97, "pattern": 0.75, "inner_colour": 0.6, "lower": 0.88,
-    "shoes": 0.55, "bag": 0.85, "face": 0.55, "scarf_colour": 0.85, "carried": 0.75,
+    "gender": 0.93, "hair": 0.4, "hat": 0.8, "top": 0.96, "pattern": 0.7, "inner_colour": 0.55, "lower": 0.86,
+    "shoes": 0.5, "bag": 0.8, "face": 0.5, "scarf_colour": 0.8, "carried": 0.7,
 }  # fmt: skip
 COLOUR_MENTION = 0.93
 STRAPS_MENTION = 0.4
+# Things in the order in which people describe them.
+WORN = ("top", "lower", "shoes", "hat", "scarf_colour", "face")
+HELD = ("bag", "carried")
+JEANS_COLOURS = ("blue", "navy", "black", "grey")
 COLOUR_OF = {
     "hair": "hair_colour", "hat": "hat_colour", "top": "top_colour", "lower": "lower_colour", "shoes": "shoes_colour",
     "bag": "bag_colour", "carried": "carried_colour",
@@ -111,10 +116,16 @@ CARRIED_WORDS = {
 FACE_WORDS = {"glasses": ("glasses", "eyeglasses", "a pair of glasses"), "mask": ("a face mask", "a mask")}
 MOTIONS = {
     "front": ("walking towards the camera", "facing the camera", "walking forward", "looking ahead"),
-    "back": ("walking away", "seen from behind", "facing away from the camera", "with the back to the camera"),
+    "back": ("walking away", "seen from behind", "facing away from the camera", "turned away from the camera"),
     "left": ("walking to the left", "seen from the side", "walking past"),
     "right": ("walking to the right", "seen from the side", "walking by"),
 }
+# What people add when there is little to say.
+FILLERS = (
+    "The face cannot be made out very well.",
+    "Nothing else stands out in this picture.",
+    "It looks like an ordinary walk through town.",
+)
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,8 @@ def _write_caption(rng: np.random.Generator, person: Person, view: str, feet_hid
         text, generic_shoes = _compose(rng, said, named, view)
         if MIN_WORDS <= len(text.split()) <= MAX_WORDS:
             break
+    while len(text.split()) < MIN_WORDS:
+        text += " " + _pick(rng, FILLERS)
     if generic_shoes:
         named.discard("shoes")
     attributes = tuple((name, getattr(said, name)) for name in ATTRIBUTES if name in named)
@@ -192,7 +205,7 @@ def _mistake(rng: np.random.Generator, person: Person, named: set[str]) -> tuple
     return replace(person, **{name: draw_word(rng, words)}), name
 
 
-def _pick(rng: np.random.Generator, options):
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
@@ -204,110 +217,121 @@ def _join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _things(rng: np.random.Generator, person: Person, named: set[str]) -> tuple[dict[str, str], bool]:
-    """The noun phrase of every thing named, and whether the shoes are just called shoes."""
+class _Phrases:
+    """The noun phrases of one caption: each method words one thing, with its colour where that is named."""
 
-    def coloured(colour: str, noun: str) -> str:
-        word = _pick(rng, COLOUR_WORDS[getattr(person, colour)]) + " " if colour in named else ""
-        return word + noun
+    def __init__(self, rng: np.random.Generator, person: Person, named: set[str]):
+        self.rng, self.person, self.named = rng, person, named
+        # Half of all sneakers are just called shoes, which says nothing of the kind.
+        self.generic_shoes = "shoes" in named and person.shoes == "sneakers" and rng.random() < 0.5
 
-    things = {}
-    if "hair" in named:
-        colour = ""
-        if "hair_colour" in named:
-            colour = _pick(rng, HAIR_COLOUR_WORDS.get(person.hair_colour) or COLOUR_WORDS[person.hair_colour]) + " "
-        things["hair"] = {
-            "short": f"short {colour}hair",
-            "long": f"long {colour}hair",
-            "ponytail": _pick(rng, (f"{colour}hair in a ponytail", f"{colour}hair tied back", f"a {colour}ponytail")),
-            "bald": _pick(rng, ("a bald head", "no hair", "a shaved head")),
-        }[person.hair]
-    if "top" in named:
-        noun = _pick(rng, TOP_WORDS[person.top])
-        after = ""
-        if "pattern" in named:
-            before, after = {
-                "stripes": (("striped ", ""), ("", " with stripes"))[int(rng.integers(2))],
-                "checked": ((_pick(rng, ("checked ", "plaid ", "checkered ")), ""), ("", " with a checked pattern"))[
-                    int(rng.integers(2))
-                ],
-                "logo": ("", _pick(rng, (" with a logo", " with a print on the chest", " with a graphic on the front"))),
-            }[person.pattern]
-            noun = before + noun
-        if "inner_colour" in named:
-            inner = _with_article(_pick(rng, COLOUR_WORDS[person.inner_colour]))
-            after += _pick(rng, (f" over {inner} shirt", f" with {inner} shirt underneath", f" and {inner} top under it"))
-        things["top"] = _with_article(coloured("top_colour", noun)) + after
-    if "lower" in named:
-        words = LOWER_WORDS[person.lower]
-        if person.lower == "trousers" and person.lower_colour in ("blue", "navy", "black", "grey"):
+    def pick(self, options: Sequence[str]) -> str:
+        return _pick(self.rng, options)
+
+    def coloured(self, colour: str, noun: str) -> str:
+        return f"{self.pick(COLOUR_WORDS[getattr(self.person, colour)])} {noun}" if colour in self.named else noun
+
+    def hair(self) -> str:
+        style, colour = self.person.hair, self.person.hair_colour
+        word = ""
+        if "hair_colour" in self.named:
+            word = self.pick(HAIR_COLOUR_WORDS.get(colour) or COLOUR_WORDS[colour]) + " "
+        if style == "bald":
+            return self.pick(("a bald head", "no hair", "a shaved head"))
+        if style == "ponytail":
+            return self.pick((f"{word}hair in a ponytail", f"{word}hair tied back", f"a {word}ponytail"))
+        return f"{style} {word}hair"
+
+    def top(self) -> str:
+        before, after = self.pattern() if "pattern" in self.named else ("", "")
+        top = _with_article(self.coloured("top_colour", before + self.pick(TOP_WORDS[self.person.top]))) + after
+        if "inner_colour" in self.named:
+            inner = _with_article(self.coloured("inner_colour", "shirt"))
+            top += self.pick((f" over {inner}", f" with {inner} underneath", f" and {inner} under it"))
+        return top
+
+    def pattern(self) -> tuple[str, str]:
+        """What stands before and after the name of the garment."""
+        pattern, adjective = self.person.pattern, self.rng.random() < 0.6
+        if pattern == "stripes":
+            return ("striped ", "") if adjective else ("", " with stripes")
+        if pattern == "checked":
+            return (
+                (self.pick(("checked ", "plaid ", "checkered ")), "") if adjective else ("", " with a checked pattern")
+            )
+        return "", self.pick((" with a logo", " with a print on the chest", " with a graphic on the front"))
+
+    def lower(self) -> str:
+        words = LOWER_WORDS[self.person.lower]
+        if self.person.lower == "trousers" and self.person.lower_colour in JEANS_COLOURS:
             words = (*words, "jeans", "jeans")
-        lower = coloured("lower_colour", _pick(rng, words))
-        if person.lower == "skirt":
-            lower = _with_article(lower)
-        elif rng.random() < 0.2:
-            lower = f"a pair of {lower}"
-        things["lower"] = lower
-    generic_shoes = False
-    if "shoes" in named:
-        generic_shoes = person.shoes == "sneakers" and rng.random() < 0.5
-        things["shoes"] = coloured("shoes_colour", "shoes" if generic_shoes else _pick(rng, SHOE_WORDS[person.shoes]))
-    if "hat" in named:
-        things["hat"] = _with_article(coloured("hat_colour", _pick(rng, HAT_WORDS[person.hat])))
-    if "scarf_colour" in named:
-        scarf = _with_article(coloured("scarf_colour", "scarf"))
-        things["scarf"] = scarf + _pick(rng, ("", " around the neck"))
-    if "face" in named:
-        things["face"] = _pick(rng, FACE_WORDS[person.face])
-    if "bag" in named:
-        things["bag"] = _with_article(coloured("bag_colour", _pick(rng, BAG_WORDS[person.bag])))
-    if "carried" in named:
-        things["carried"] = _with_article(coloured("carried_colour", _pick(rng, CARRIED_WORDS[person.carried])))
-    return things, generic_shoes
+        lower = self.coloured("lower_colour", self.pick(words))
+        if self.person.lower == "skirt":
+            return _with_article(lower)
+        return f"a pair of {lower}" if self.rng.random() < 0.2 else lower
+
+    def shoes(self) -> str:
+        return self.coloured(
+            "shoes_colour", "shoes" if self.generic_shoes else self.pick(SHOE_WORDS[self.person.shoes])
+        )
+
+    def hat(self) -> str:
+        return _with_article(self.coloured("hat_colour", self.pick(HAT_WORDS[self.person.hat])))
+
+    def scarf_colour(self) -> str:
+        return _with_article(self.coloured("scarf_colour", self.pick(("scarf", "scarf around the neck"))))
+
+    def face(self) -> str:
+        return self.pick(FACE_WORDS[self.person.face])
+
+    def bag(self) -> str:
+        return _with_article(self.coloured("bag_colour", self.pick(BAG_WORDS[self.person.bag])))
+
+    def carried(self) -> str:
+        return _with_article(self.coloured("carried_colour", self.pick(CARRIED_WORDS[self.person.carried])))
 
 
 def _compose(rng: np.random.Generator, person: Person, named: set[str], view: str) -> tuple[str, bool]:
-    things, generic_shoes = _things(rng, person, named)
+    """The text, and whether the shoes in it are just called shoes."""
+    phrases = _Phrases(rng, person, named)
     gender = person.gender if "gender" in named else NONE
-    subject = _pick(rng, SUBJECTS[gender])
+    noun = _pick(rng, SUBJECTS[gender])
+    subject = _pick(rng, (_with_article(noun), f"the {noun}", f"this {noun}"))
     pronoun = {"man": "he", "woman": "she", NONE: "the person"}[gender]
-    hair = things.pop("hair", None)
-    held = [things.pop(name) for name in ("bag", "carried") if name in things]
-    worn = list(things.values())
-    if worn and rng.random() < 0.25:
+    worn = [getattr(phrases, thing)() for thing in WORN if thing in named]
+    if rng.random() < 0.25:
         worn = [worn[i] for i in rng.permutation(len(worn))]
+    held = [getattr(phrases, thing)() for thing in HELD if thing in named]
+    hair = phrases.hair() if "hair" in named else ""
     motion = _pick(rng, MOTIONS[view]) if rng.random() < 0.35 else ""
+
     wears = _pick(rng, ("wears", "is wearing", "is dressed in", "has on"))
     carries = _pick(rng, ("carries", "is carrying", "has", "is holding" if "carried" in named else "carries"))
-    a_subject = _pick(rng, (_with_article(subject), f"the {subject}", f"this {subject}"))
+    carries_held = [f"{carries} {_join(held)}"] if held else []
+    has_hair = [f"has {hair}"] if hair else []
     with_hair = f" with {hair}" if hair else ""
-    walking = f" {motion}" if motion else ""
-    pattern = int(rng.integers(6)) if worn else 0
+    moving = f" {motion}" if motion else ""
+    form = int(rng.integers(6))
 
-    if pattern == 0 or not worn:  # one subject, then what it wears, then what it carries
-        first = f"{a_subject}{with_hair}{walking} {wears} {_join(worn)}" if worn else f"{a_subject}{with_hair}{walking}"
-        second = f"{pronoun} {carries} {_join(held)}" if held else ""
-    elif pattern == 1:  # participle first
+    if not worn:
+        first, second = f"{subject}{with_hair} is {motion or 'in the picture'}", carries_held
+    elif form == 0:  # one sentence for the clothes, one for what is carried
+        first, second = f"{subject}{with_hair}{moving} {wears} {_join(worn)}", carries_held
+    elif form == 1:  # participle first
         where = motion or _pick(rng, ("on the street", "walking along", "out on a walk"))
-        first = f"{_pick(rng, ('wearing', 'dressed in'))} {_join(worn)}, {a_subject} is {where}".replace("is with", "stands with")
-        rest = ([f"has {hair}"] if hair else []) + ([f"{carries} {_join(held)}"] if held else [])
-        second = f"{pronoun} {_join(rest)}" if rest else ""
-    elif pattern == 2:  # a noun phrase only
+        first = f"{_pick(rng, ('wearing', 'dressed in'))} {_join(worn)}, {subject} is {where}"
+        second = has_hair + carries_held
+    elif form == 2:  # a noun phrase only
         extras = f", {_pick(rng, ('carrying', 'with'))} {_join(held)}" if held else ""
-        first = f"{a_subject}{with_hair} in {_join(worn)}{walking}{extras}"
-        second = ""
-    elif pattern == 3:  # clothes in two sentences
+        first, second = f"{subject}{with_hair} in {_join(worn)}{moving}{extras}", []
+    elif form == 3:  # clothes in two sentences
         half = max(1, len(worn) - int(rng.integers(3)))
-        first = f"{a_subject}{walking} {wears} {_join(worn[:half])}"
-        rest = ([f"has {hair}"] if hair else []) + ([f"{carries} {_join(held)}"] if held else [])
-        if worn[half:]:
-            rest.insert(0, f"{_pick(rng, ('also wears', 'has on', 'wears'))} {_join(worn[half:])}")
-        second = f"{pronoun} {_join(rest)}" if rest else ""
-    elif pattern == 4 and held:  # what is carried comes first
-        first = f"{a_subject}{with_hair} {carries} {_join(held)}"
-        second = f"{pronoun} {wears} {_join(worn)}" + (f" and is {motion}" if motion and "with" not in motion else "")
+        also = [f"{_pick(rng, ('also wears', 'has on', 'wears'))} {_join(worn[half:])}"] if worn[half:] else []
+        first, second = f"{subject}{moving} {wears} {_join(worn[:half])}", also + has_hair + carries_held
+    elif form == 4 and held:  # what is carried comes first
+        first = f"{subject}{with_hair} {carries_held[0]}"
+        second = [f"{wears} {_join(worn)}"] + ([f"is {motion}"] if motion else [])
     else:  # hair last
-        first = f"{a_subject}{walking} {wears} {_join(worn)}" + (f" and {carries} {_join(held)}" if held else "")
-        second = f"{pronoun} has {hair}" if hair else ""
-    sentences = [sentence[0].upper() + sentence[1:] + "." for sentence in (first, second) if sentence]
-    return " ".join(sentences), generic_shoes
+        first, second = _join([f"{subject}{moving} {wears} {_join(worn)}", *carries_held]), has_hair
+    sentences = [first, f"{pronoun} {_join(second)}"] if second else [first]
+    return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences), phrases.generic_shoes

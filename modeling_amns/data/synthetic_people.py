@@ -1,7 +1,7 @@
 """The people of `synthetic-pedes`: who they are, what they wear, and what of it a view shows. No pixels, no words.
 
-A person is a flat record of named attributes. About half of all people come in groups of look-alikes that share all but
-about three of them, as the hard negatives of the real benchmarks do.
+A person is a flat record of named attributes. About half of all people come in groups of look-alikes that share all
+but about three of them, as the hard negatives of the real benchmarks do.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -34,7 +34,7 @@ BRIGHT_COLOURS = {"red": 24, "blue": 18, "black": 16, "green": 10, "yellow": 10,
 HAIR_COLOURS = {"black": 46, "brown": 27, "blond": 14, "grey": 8, "red": 5}
 HAIR = {
     "man": {"short": 84, "long": 7, "bald": 9},
-    "woman": {"short": 24, "long": 44, "ponytail": 32},
+    "woman": {"short": 16, "long": 49, "ponytail": 35},
 }
 TOPS = {
     "man": {"t-shirt": 34, "shirt": 20, "jacket": 20, "coat": 9, "hoodie": 17},
@@ -128,7 +128,8 @@ def draw_person(rng: np.random.Generator, gender: str | None = None) -> Person:
     top_colour = draw_word(rng, TOP_COLOURS)
     layered = top in ("jacket", "coat")
     inner_colours = {colour: weight for colour, weight in TOP_COLOURS.items() if colour != top_colour}
-    lower = NONE if top == "dress" else draw_word(rng, LOWERS[gender])
+    # A coat hides shorts and skirts, a dress whatever is under it.
+    lower = NONE if top == "dress" else "trousers" if top == "coat" else draw_word(rng, LOWERS[gender])
     bag = draw_word(rng, BAGS[gender])
     carried = draw_word(rng, CARRIED)
     return Person(
@@ -158,7 +159,8 @@ def draw_person(rng: np.random.Generator, gender: str | None = None) -> Person:
 def _fits(slot: tuple[str, ...], base: Person, other: Person) -> bool:
     """Whether `base` stays a possible person with the attributes of `slot` taken from `other`."""
     if slot == ("top", "pattern", "inner_colour"):
-        return "dress" not in (base.top, other.top) and base.top_colour != other.inner_colour
+        covered = "dress" in (base.top, other.top) or (other.top == "coat" and base.lower != "trousers")
+        return not covered and base.top_colour != other.inner_colour
     if slot == ("top_colour",):
         return base.inner_colour != other.top_colour
     if slot == ("lower_colour",):
@@ -246,7 +248,7 @@ def visible_attributes(person: Person, view: str, feet_hidden: bool = False) -> 
             shown -= {"bag", "bag_colour"}
         if person.carried in ("bottle", "umbrella") and person.bag_side == side:
             shown -= {"carried", "carried_colour"}
-    if person.hair == "bald" and person.hat != NONE or person.hair == "short" and person.hat == "beanie":
+    if (person.hair == "bald" and person.hat != NONE) or (person.hair == "short" and person.hat == "beanie"):
         shown -= {"hair", "hair_colour"}
     if feet_hidden:
         shown -= {"shoes", "shoes_colour"}

@@ -8,8 +8,8 @@ Two properties that a plain `argsort(queries @ gallery.T)` lacks:
   shape, which turns ties into chance. Here each coordinate of a normalised embedding is rounded to a multiple of
   2^-26, so every product is a multiple of 2^-52 and every partial sum, at most 1 by Cauchy-Schwarz, is a float64
   without rounding. Rounding the coordinates moves a cosine by about 5e-9, less than float32 arithmetic does.
-- No row is sorted unless it has ties: a positive's rank is one plus the number of better gallery items, and a binary
-  search among the few positives of a row counts these for all of them at once.
+- No row is sorted unless it has ties or very many positives: a positive's rank is one plus the number of better gallery
+  items, and a binary search among the positives of a row counts these for all of them at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,8 @@ from torch import Tensor
 
 RANKS = (1, 5, 10)
 BLOCK_SIZE = 2**20
+# Above this a binary search costs more than sorting the row.
+MANY_POSITIVES = 1000
 _GRID = 2.0**26
 
 Matrix = Tensor | np.ndarray | Sequence[Sequence[float]]
@@ -146,13 +148,18 @@ def _rank(
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, found {block_size}.")
     rows_per_block = max(1, block_size // len(gallery_ids))
-    parts = []
+    # Filled in place: small results kept from every block would pin the freed blocks between them in the heap.
+    ranks = QueryRanks(
+        first_hit=torch.empty(len(query_ids), dtype=torch.int64),
+        average_precision=torch.empty(len(query_ids), dtype=torch.float64),
+        inverse_negative_penalty=torch.empty(len(query_ids), dtype=torch.float64),
+    )
     for start in range(0, len(query_ids), rows_per_block):
         rows = slice(start, start + rows_per_block)
         positives = query_ids[rows, None] == gallery_ids
-        ranks = _positive_ranks(similarity_of(rows), positives)
-        parts.append(_figures(ranks, positives.sum(dim=1)))
-    return QueryRanks(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
+        figures = _figures(_positive_ranks(similarity_of(rows), positives), positives.sum(dim=1))
+        ranks.first_hit[rows], ranks.average_precision[rows], ranks.inverse_negative_penalty[rows] = figures
+    return ranks
 
 
 def _figures(ranks: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,8 +174,9 @@ def _positive_ranks(similarity: Tensor, positives: Tensor) -> Tensor:
     """Ranks of each row's positives, ascending, padded at the end: similarity, positives [b, G] -> int64 [b, P]."""
     counts = positives.sum(dim=1)
     size = int(counts.max())
-    slots = torch.arange(size, device=counts.device)
-    held = slots < counts[:, None]
+    held = torch.arange(size, device=counts.device) < counts[:, None]
+    if size > MANY_POSITIVES:
+        return _ranks_by_sorting(similarity, positives, held)
     values = similarity.new_full(held.shape, torch.inf)
     values[held] = similarity[positives]
     values = values.sort(dim=1).values
@@ -186,11 +194,15 @@ def _positive_ranks(similarity: Tensor, positives: Tensor) -> Tensor:
 
     tied = ((histogram[:, 1::2] != 1) & values.isfinite()).any(dim=1)
     if tied.any():
-        order = similarity[tied].argsort(dim=1, descending=True, stable=True)
-        row, position = positives[tied].gather(1, order).nonzero(as_tuple=True)
-        exact = ranks[tied]
-        exact[held[tied]] = position + 1
-        ranks[tied] = exact
+        ranks[tied] = _ranks_by_sorting(similarity[tied], positives[tied], held[tied])
+    return ranks
+
+
+def _ranks_by_sorting(similarity: Tensor, positives: Tensor, held: Tensor) -> Tensor:
+    """As `_positive_ranks`, by a stable sort, which settles ties; `held` [b, P] marks the slots of each row in use."""
+    order = similarity.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.full(held.shape, torch.iinfo(torch.int64).max, device=held.device)
+    ranks[held] = positives.gather(1, order).nonzero()[:, 1] + 1
     return ranks
 
 

@@ -1,0 +1,489 @@
+"""Conversion of checkpoints: features equal to an independent forward and to OpenCLIP's, no key dropped in silence."""
+
+import importlib.machinery
+import importlib.util
+import json
+import runpy
+import sys
+import types
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel
+
+from modeling_amns import AMNSModel, AMNSProcessor
+from modeling_amns.clip_tokenizer import clip_tokenizer
+from modeling_amns.conversion import convert_checkpoint
+
+SCRIPT = str(Path(__file__).parent.parent / "scripts" / "convert_checkpoint.py")
+VOCAB, CONTEXT, PATCH = 300, 20, 8
+# Square as pretrained CLIP, 3:1 as IRRA and RDE at 384x128 with patch 16.
+SQUARE, CROP = (4, 4), (24, 8)
+
+
+def openai_weights(grid=SQUARE, width=128, text_width=64, embed=32, layers=2, vocab=VOCAB):
+    """A random state dict in OpenAI's layout and key order."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape, scale=0.1):
+        return torch.randn(*shape, generator=generator) * scale
+
+    def norm(name, size):
+        return {f"{name}.weight": 1 + random(size), f"{name}.bias": random(size)}
+
+    def blocks(name, size):
+        weights = {}
+        for n in range(layers):
+            block = f"{name}transformer.resblocks.{n}"
+            weights[f"{block}.attn.in_proj_weight"] = random(3 * size, size)
+            weights[f"{block}.attn.in_proj_bias"] = random(3 * size)
+            weights |= linear(f"{block}.attn.out_proj", size, size) | norm(f"{block}.ln_1", size)
+            weights |= linear(f"{block}.mlp.c_fc", size, 4 * size) | linear(f"{block}.mlp.c_proj", 4 * size, size)
+            weights |= norm(f"{block}.ln_2", size)
+        return weights
+
+    def linear(name, inputs, outputs):
+        return {f"{name}.weight": random(outputs, inputs), f"{name}.bias": random(outputs)}
+
+    return {
+        "positional_embedding": random(CONTEXT, text_width),
+        "text_projection": random(text_width, embed),
+        "logit_scale": torch.tensor(3.5),
+        "visual.class_embedding": random(width),
+        "visual.positional_embedding": random(1 + grid[0] * grid[1], width, scale=1),
+        "visual.proj": random(width, embed),
+        "visual.conv1.weight": random(width, 3, PATCH, PATCH),
+        **norm("visual.ln_pre", width),
+        **blocks("visual.", width),
+        **norm("visual.ln_post", width),
+        **blocks("", text_width),
+        "token_embedding.weight": random(vocab, text_width),
+        **norm("ln_final", text_width),
+    }
+
+
+def reference_blocks(weights, name, x, act, mask=None):
+    """The residual blocks of CLIP on [B, N, C], heads of 64 channels."""
+
+    def linear(x, key):
+        return x @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
+
+    def norm(x, key):
+        return F.layer_norm(x, x.shape[-1:], weights[f"{key}.weight"], weights[f"{key}.bias"])
+
+    n = 0
+    while f"{name}transformer.resblocks.{n}.ln_1.weight" in weights:
+        block = f"{name}transformer.resblocks.{n}"
+        inputs = norm(x, f"{block}.ln_1")
+        qkv = inputs @ weights[f"{block}.attn.in_proj_weight"].T + weights[f"{block}.attn.in_proj_bias"]
+        q, k, v = (part.unflatten(-1, (-1, 64)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        scores = q @ k.transpose(-1, -2) / 8
+        scores = scores if mask is None else scores + mask
+        x = x + linear((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2), f"{block}.attn.out_proj")
+        x = x + linear(act(linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")), f"{block}.mlp.c_proj")
+        n += 1
+    return x
+
+
+def quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
+def reference_image_features(weights, pixels, act=quick_gelu, stride=PATCH):
+    x = F.conv2d(pixels, weights["visual.conv1.weight"], stride=stride).flatten(2).transpose(1, 2)
+    x = torch.cat([weights["visual.class_embedding"].expand(len(x), 1, -1), x], dim=1)
+    x = x + weights["visual.positional_embedding"]
+    x = F.layer_norm(x, x.shape[-1:], weights["visual.ln_pre.weight"], weights["visual.ln_pre.bias"])
+    x = reference_blocks(weights, "visual.", x, act)[:, 0]
+    x = F.layer_norm(x, x.shape[-1:], weights["visual.ln_post.weight"], weights["visual.ln_post.bias"])
+    return x @ weights["visual.proj"]
+
+
+def reference_text_features(weights, tokens, act=quick_gelu):
+    x = weights["token_embedding.weight"][tokens] + weights["positional_embedding"]
+    mask = torch.full((CONTEXT, CONTEXT), -torch.inf).triu(1)
+    x = reference_blocks(weights, "", x, act, mask)
+    x = F.layer_norm(x, x.shape[-1:], weights["ln_final.weight"], weights["ln_final.bias"])
+    return x[torch.arange(len(x)), tokens.argmax(dim=-1)] @ weights["text_projection"]
+
+
+def captions(vocab=VOCAB, context=CONTEXT):
+    """Token ids padded with 0, the largest id of a row its end."""
+    tokens = torch.randint(1, vocab - 2, (5, context), generator=torch.Generator().manual_seed(7))
+    for row, length in enumerate([3, 8, 13, context - 1, context]):
+        tokens[row, length - 1] = vocab - 1
+        tokens[row, length:] = 0
+    return tokens
+
+
+def images(grid=SQUARE, patch=PATCH):
+    generator = torch.Generator().manual_seed(8)
+    return torch.randn(3, 3, grid[0] * patch, grid[1] * patch, generator=generator)
+
+
+@torch.no_grad()
+def assert_features(model, pixels, tokens, image_features, text_features):
+    assert not model.training and {p.dtype for p in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(model.get_image_features(pixels).pooler_output, image_features, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.get_text_features(tokens).pooler_output, text_features, atol=1e-5, rtol=1e-5)
+
+
+def assert_equals_reference(model, weights, grid=SQUARE, act=quick_gelu):
+    pixels, tokens = images(grid), captions()
+    expected = reference_image_features(weights, pixels, act), reference_text_features(weights, tokens, act)
+    assert_features(model, pixels, tokens, *expected)
+
+
+def saved(tmp_path, content, name="checkpoint.pt"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+OPENAI_MARKS = {
+    "input_resolution": torch.tensor(32),
+    "context_length": torch.tensor(CONTEXT),
+    "vocab_size": torch.tensor(VOCAB),
+}
+
+
+@pytest.mark.parametrize("grid", [SQUARE, CROP])
+def test_openai_state_dict_gives_equal_features(tmp_path, caplog, grid):
+    weights = openai_weights(grid)
+    model = convert_checkpoint(saved(tmp_path, {**weights, **OPENAI_MARKS}))
+    assert_equals_reference(model, weights, grid)
+    assert model.config.image_size == [side * PATCH for side in grid]
+    assert model.logit_scale.item() == 3.5
+    assert "3 keys are left over" in caplog.text and "context_length, input_resolution, vocab_size" in caplog.text
+    assert "activation" not in caplog.text
+
+
+def test_torchscript_archive_gives_equal_features(tmp_path):
+    weights = openai_weights()
+    root = nn.Module()
+    for key, value in {**weights, **OPENAI_MARKS}.items():
+        *path, name = key.split(".")
+        module = root
+        for part in path:
+            if not hasattr(module, part):
+                module.add_module(part, nn.Module())
+            module = getattr(module, part)
+        module.register_buffer(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(root).save(tmp_path / "ViT-B-16.pt")
+    assert_equals_reference(convert_checkpoint(tmp_path / "ViT-B-16.pt"), weights)
+
+
+def test_end_token_of_clips_vocabulary_is_known_however_captions_are_padded(tmp_path):
+    weights = openai_weights(vocab=49408)
+    model = convert_checkpoint(saved(tmp_path, weights), hidden_act="quick_gelu")
+    assert model.config.text_config.eos_token_id == 49407
+    tokens = captions(vocab=49408)
+    expected = reference_text_features(weights, tokens)
+    assert_features(model, images(), tokens, reference_image_features(weights, images()), expected)
+    # Padded as transformers does, the first end token counts.
+    padded = tokens.masked_fill(tokens == 0, 49407)
+    assert_features(model, images(), padded, reference_image_features(weights, images()), expected)
+
+
+def test_other_vocabulary_pools_at_the_largest_id_whichever_it_is(tmp_path):
+    weights = openai_weights()
+    model = convert_checkpoint(saved(tmp_path, weights), hidden_act="quick_gelu")
+    tokens = captions() % 200
+    assert not (tokens == VOCAB - 1).any()
+    expected = reference_image_features(weights, images()), reference_text_features(weights, tokens)
+    assert_features(model, images(), tokens, *expected)
+
+
+IRRA_HEADS = {
+    "classifier.weight": torch.zeros(7, 32),
+    "classifier.bias": torch.zeros(7),
+    "cross_attn.in_proj_weight": torch.zeros(96, 32),
+    "cross_modal_transformer.resblocks.0.ln_1.weight": torch.zeros(32),
+    "ln_pre_t.weight": torch.zeros(32),
+    "mlm_head.fc.weight": torch.zeros(VOCAB, 32),
+}
+RDE_HEADS = {
+    "visul_emb_layer.fc.weight": torch.zeros(1024, 32),
+    "visul_emb_layer.mlp.bns.0.num_batches_tracked": torch.tensor(3),
+    "texual_emb_layer.linear.bias": torch.zeros(1024),
+}
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+@pytest.mark.parametrize("heads", [IRRA_HEADS, RDE_HEADS], ids=["irra", "rde"])
+def test_half_precision_files_of_irra_and_rde_give_equal_features(tmp_path, caplog, heads, wrapper):
+    weights = openai_weights(CROP)
+    weights.pop("logit_scale")
+    # As `convert_weights` does: matrices in half precision, norms and embeddings not.
+    weights = {k: v.half() if v.ndim > 1 and "embedding" not in k else v for k, v in weights.items()}
+    stored = {f"{wrapper}base_model.{k}": v for k, v in weights.items()} | {wrapper + k: v for k, v in heads.items()}
+    content = {"model": stored, "optimizer": {"state": {}, "param_groups": []}, "scheduler": {"step": 3}, "epoch": 60}
+    model = convert_checkpoint(saved(tmp_path, content, "best.pth"))
+    assert model.config.vision_config.grid_size == CROP
+    assert_equals_reference(model, {k: v.float() for k, v in weights.items()}, CROP)
+    assert model.logit_scale.exp().item() == pytest.approx(50)
+    for key in [*heads, "optimizer", "scheduler", "epoch"]:
+        assert key in caplog.text
+    assert "activation" not in caplog.text
+
+
+def test_overlapping_patches_of_irra_keep_their_positions(tmp_path):
+    weights = openai_weights((7, 3))
+    file = saved(tmp_path, {f"base_model.{k}": v for k, v in weights.items()})
+    with pytest.raises(ValueError, match=r"21 positions for patches of 8 pixels are neither .* Pass the image_size"):
+        convert_checkpoint(file)
+    with pytest.raises(ValueError, match=r"nor that of image_size \[32, 16\], stride None"):
+        convert_checkpoint(file, image_size=[32, 16])
+    model = convert_checkpoint(file, image_size=[32, 16], stride=4)
+    pixels = torch.randn(2, 3, 32, 16, generator=torch.Generator().manual_seed(0))
+    expected = reference_image_features(weights, pixels, stride=4)
+    torch.testing.assert_close(model.get_image_features(pixels).pooler_output, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_square_grid_is_resized_to_person_crops(tmp_path):
+    weights = openai_weights(SQUARE)
+    model = convert_checkpoint(saved(tmp_path, weights), image_size=(192, 64), hidden_act="quick_gelu")
+    positions = weights["visual.positional_embedding"]
+    patches = positions[1:].T.reshape(1, -1, *SQUARE)
+    patches = F.interpolate(patches, size=CROP, mode="bilinear", align_corners=False).flatten(2)[0].T
+    weights["visual.positional_embedding"] = torch.cat([positions[:1], patches])
+    assert model.config.image_size == [192, 64]
+    assert_equals_reference(model, weights, CROP)
+
+
+def test_ambiguous_grid_follows_image_size_with_a_warning(tmp_path, caplog):
+    weights = openai_weights((8, 2))
+    model = convert_checkpoint(saved(tmp_path, weights), image_size=(64, 16), hidden_act="quick_gelu")
+    assert_equals_reference(model, weights, (8, 2))
+    assert "16 positions are read as the grid 8x2" in caplog.text
+    assert convert_checkpoint(tmp_path / "checkpoint.pt", hidden_act="gelu").config.image_size == [32, 32]
+
+
+def test_activation_is_guessed_from_the_order_of_keys_and_told(tmp_path, caplog):
+    weights = openai_weights()
+    assert_equals_reference(convert_checkpoint(saved(tmp_path, weights)), weights)
+    assert "quick_gelu is taken because it looks like OpenAI's CLIP" in caplog.text
+    save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path / "model.safetensors")
+    assert_equals_reference(convert_checkpoint(tmp_path / "model.safetensors"), weights, act=F.gelu)
+    assert "gelu is taken because it looks like OpenCLIP" in caplog.text
+
+
+def test_wide_image_encoder_warns_about_its_heads(tmp_path, caplog):
+    weights = openai_weights(width=1280, layers=1)
+    model = convert_checkpoint(saved(tmp_path, weights), head_width=80)
+    assert model.config.vision_config.num_attention_heads == 16
+    assert "heads can't be seen" not in caplog.text
+    convert_checkpoint(tmp_path / "checkpoint.pt")
+    assert "heads can't be seen" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def open_clip():
+    """OpenCLIP, which imports torchvision for its transforms; its models don't need it, so a stand-in is enough."""
+    if importlib.util.find_spec("open_clip") is None:
+        pytest.skip("needs open-clip-torch: pip install --no-deps open-clip-torch")
+    if importlib.util.find_spec("torchvision") is not None:
+        return importlib.import_module("open_clip")
+
+    class Anything(type):
+        def __getattr__(cls, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+
+    class StandIn(types.ModuleType):
+        __path__ = []
+
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return Anything(name, (), {})
+
+    names = ["torchvision", "torchvision.transforms", "torchvision.transforms.functional"]
+    names += ["torchvision.ops", "torchvision.ops.misc"]
+    for name in names:
+        sys.modules[name] = StandIn(name)
+        sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, sys.modules[name])
+    try:
+        return importlib.import_module("open_clip")
+    finally:
+        # Others ask whether torchvision is installed.
+        for name in names:
+            del sys.modules[name]
+
+
+def open_clip_model(open_clip, image_size, **options):
+    torch.manual_seed(0)
+    custom = options.pop("custom_text", False)
+    model = (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(
+        embed_dim=32,
+        vision_cfg={
+            "image_size": image_size,
+            "patch_size": 16,
+            "width": 128,
+            "layers": 2,
+            **options.pop("vision", {}),
+        },
+        text_cfg={"width": 64, "heads": 1, "layers": 2, "vocab_size": VOCAB, "context_length": CONTEXT},
+        **options,
+    ).eval()
+    # At their own initialisation the residual branches are so small that a wrong activation would hardly show.
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "resblocks" in name and weight.ndim > 1:
+                weight.mul_(3)
+    return model
+
+
+@torch.no_grad()
+def assert_equals_open_clip(converted, model, grid):
+    pixels, tokens = images(grid, 16), captions()
+    assert_features(converted, pixels, tokens, model.encode_image(pixels), model.encode_text(tokens))
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+@pytest.mark.parametrize(("image_size", "grid"), [(64, (4, 4)), ((384, 128), (24, 8))])
+def test_open_clip_models_give_equal_features(tmp_path, caplog, open_clip, image_size, grid, custom_text):
+    model = open_clip_model(open_clip, image_size, custom_text=custom_text)
+    converted = convert_checkpoint(saved(tmp_path, model.state_dict()))
+    assert_equals_open_clip(converted, model, grid)
+    assert "gelu is taken because it looks like OpenCLIP" in caplog.text
+
+
+def test_open_clip_training_checkpoint_with_quick_gelu(tmp_path, open_clip):
+    model = open_clip_model(open_clip, 64, quick_gelu=True)
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    file = saved(tmp_path, {"epoch": 3, "name": "run", "state_dict": state})
+    assert_equals_open_clip(convert_checkpoint(file, hidden_act="quick_gelu"), model, (4, 4))
+
+
+def test_open_clip_folder_tells_activation_and_head_width(tmp_path, caplog, open_clip):
+    model = open_clip_model(open_clip, 64, quick_gelu=True, vision={"head_width": 32})
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    config = {"model_cfg": {"embed_dim": 32, "quick_gelu": True, "vision_cfg": {"head_width": 32}, "text_cfg": {}}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    assert_equals_open_clip(convert_checkpoint(tmp_path), model, (4, 4))
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("options", [{"ls_init_value": 0.1}, {"attentional_pool": True, "attn_pooler_heads": 4}])
+def test_open_clip_models_of_another_shape_are_refused(tmp_path, open_clip, options):
+    model = open_clip_model(open_clip, 64, vision=options)
+    with pytest.raises(ValueError, match="weights that CLIP's ViT has not"):
+        convert_checkpoint(saved(tmp_path, model.state_dict()))
+
+
+def test_transformers_folder_keeps_its_grid_or_is_resized(tmp_path, caplog):
+    tiny = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1}
+    vision = {**tiny, "image_size": 32, "patch_size": PATCH}
+    text = {**tiny, "vocab_size": VOCAB, "eos_token_id": VOCAB - 1, "max_position_embeddings": CONTEXT}
+    torch.manual_seed(0)
+    clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=32)).eval()
+    clip.half().save_pretrained(tmp_path)
+    clip.float()
+    pixels, tokens = images(), captions()
+    expected = clip.get_image_features(pixels).pooler_output, clip.get_text_features(tokens).pooler_output
+    assert_features(convert_checkpoint(tmp_path), pixels, tokens, *expected)
+    assert convert_checkpoint(tmp_path, image_size=(192, 64)).config.vision_config.grid_size == CROP
+    with pytest.raises(ValueError, match="stand in config.json"):
+        convert_checkpoint(tmp_path, hidden_act="gelu")
+
+
+class Code:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('the pickle ran')",)
+
+
+@pytest.mark.parametrize("content", [{"model": openai_weights(), "args": Code()}, Code()])
+def test_pickle_that_holds_code_is_refused_unread(tmp_path, content):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: refused, .*exec.* could run code\..*state_dict"):
+        convert_checkpoint(saved(tmp_path, content))
+
+
+def without(weights, *parts):
+    return {key: value for key, value in weights.items() if not any(part in key for part in parts)}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"visual.layer1.0.conv1.weight": torch.zeros(1)}, "a ResNet"),
+        ({"visual.trunk.patch_embed.proj.weight": torch.zeros(1)}, "a timm image encoder"),
+        ({"vision_model.embeddings.class_embedding": torch.zeros(1)}, "pass the folder with config.json"),
+        ({"state_dict": {"weight": torch.zeros(1)}}, r"no key ends with visual.class_embedding, .* found weight"),
+        ([torch.zeros(1)], "holds a list, expected a state dict"),
+        (without(openai_weights(), "ln_pre"), r"2 weights of CLIP are missing: vision_model.pre_layrnorm.bias"),
+        (without(openai_weights(), "resblocks.1.attn.in_proj_bias"), r"6 weights of CLIP are missing"),
+        (without(openai_weights(), "text_projection"), "1 weights of CLIP are missing: text_projection"),
+        (without(openai_weights(), "visual.transformer"), "no transformer blocks under visual.transformer"),
+        (
+            openai_weights() | {"visual.ln_mid.weight": torch.zeros(1)},
+            "1 weights that CLIP's ViT has not .visual.ln_mid",
+        ),
+        (openai_weights() | {"ema.visual.class_embedding": torch.zeros(1)}, "several image encoders, under , ema."),
+        (openai_weights(width=96), "an encoder is 96 wide"),
+    ],
+)
+def test_file_that_is_no_clip_vit_is_named_with_the_reason(tmp_path, content, message):
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: .*" + message):
+        convert_checkpoint(saved(tmp_path, content))
+
+
+def test_damaged_or_missing_files_are_named(tmp_path):
+    file = saved(tmp_path, openai_weights())
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not readable as a checkpoint .* Is the file complete"):
+        convert_checkpoint(file)
+    file.with_suffix(".safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="not readable as a checkpoint"):
+        convert_checkpoint(file.with_suffix(".safetensors"))
+    with pytest.raises(FileNotFoundError, match="missing.pt: no such file or folder"):
+        convert_checkpoint(tmp_path / "missing.pt")
+    with pytest.raises(FileNotFoundError, match="holds neither config.json"):
+        convert_checkpoint(tmp_path)
+
+
+def run_script(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(SCRIPT, run_name="__main__")
+    return exit.value.code
+
+
+def test_script_writes_a_folder_that_from_pretrained_loads(tmp_path, monkeypatch, capsys, processor):
+    weights = openai_weights()
+    processor.save_pretrained(tmp_path / "clip")
+    options = ["--image_size", "192", "64", "--hidden_act", "gelu", "--processor", tmp_path / "clip"]
+    assert run_script(monkeypatch, saved(tmp_path, weights), tmp_path / "out", *options) == 0
+    assert "grid (24, 8), gelu; tokenizer of" in capsys.readouterr().out
+    model = AMNSModel.from_pretrained(tmp_path / "out")
+    expected = convert_checkpoint(tmp_path / "checkpoint.pt", image_size=(192, 64), hidden_act="gelu")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert AMNSProcessor.from_pretrained(tmp_path / "out").image_size == (192, 64)
+    assert not any("resblocks" in key for key in model.state_dict())
+
+
+def test_script_fails_with_one_line(tmp_path, monkeypatch, capsys):
+    assert run_script(monkeypatch, tmp_path / "missing.pt", tmp_path / "out") == 1
+    assert capsys.readouterr().err.startswith("convert_checkpoint.py: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_clip_tokenizer_gives_the_ids_of_open_clip(open_clip):
+    tokenizer, reference = clip_tokenizer(), open_clip.tokenizer.SimpleTokenizer()
+    assert len(tokenizer) == 49408
+    for text in ["A man's red coat, 2 bags!", "naïve café  x\ty", "红色 外套 🙂", "ÿ¬­®~"]:
+        assert tokenizer(text).input_ids == [49406, *reference.encode(text), 49407]
+
+
+def test_clip_tokenizer_names_the_file_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no vocabulary of CLIP at '.*x.gz'. Install open-clip-torch"):
+        clip_tokenizer(tmp_path / "x.gz")

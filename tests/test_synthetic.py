@@ -1,0 +1,199 @@
+"""The synthetic benchmark: its bytes, its layouts, what its captions may say, and how hard it is."""
+
+import hashlib
+import json
+from math import comb
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_amns.data.synthetic import LAYOUTS, make_synthetic_benchmark, plan_benchmark
+from modeling_amns.data.synthetic_camera import CAMERAS
+from modeling_amns.data.synthetic_captions import WRONG_RATE
+from modeling_amns.data.synthetic_people import ATTRIBUTES, NONE, visible_attributes
+
+SMALL = {"train_identities": 6, "val_identities": 3, "test_identities": 4, "images_per_identity": 2}
+
+
+@pytest.fixture(scope="module")
+def test_plans():
+    """The default test split, without pixels."""
+    return [plan for plan in plan_benchmark(train_identities=600, images_per_identity=4) if plan.split == "test"]
+
+
+def read_records(folder, layout):
+    return json.loads((folder / LAYOUTS[layout].annotation).read_text(encoding="utf-8"))
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_same_seed_gives_same_bytes_whatever_the_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_amns.data.synthetic.MIN_PARALLEL_IMAGES", 1)
+    one = make_synthetic_benchmark(tmp_path / "one", **SMALL, num_workers=1)
+    two = make_synthetic_benchmark(tmp_path / "two", **SMALL, num_workers=2)
+    other = make_synthetic_benchmark(tmp_path / "other", **SMALL, seed=1, num_workers=1)
+    assert digest(one) == digest(two)
+    assert digest(one) != digest(other)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_has_the_fields_folders_and_first_id_of_the_real_one(tmp_path, layout):
+    folder = make_synthetic_benchmark(tmp_path, layout, **SMALL)
+    records = read_records(folder, layout)
+    path_field = "img_path" if layout == "rstpreid" else "file_path"
+    fields = {"id", path_field, "captions", "split"} | ({"processed_tokens"} if layout != "rstpreid" else set())
+    splits = {"train": 6, "test": 4} | ({} if layout == "icfg-pedes" else {"val": 3})
+    assert all(set(record) == fields for record in records)
+    assert {s: len({r["id"] for r in records if r["split"] == s}) for s in {r["split"] for r in records}} == splits
+    assert min(record["id"] for record in records) == (1 if layout in ("synthetic-pedes", "cuhk-pedes") else 0)
+    assert {len(record["captions"]) for record in records} == {1 if layout == "icfg-pedes" else 2}
+    tops = {record[path_field].split("/")[0] for record in records}
+    if layout == "rstpreid":
+        assert all("/" not in record[path_field] for record in records)
+    elif layout == "icfg-pedes":
+        assert tops == {"train", "test"}
+    else:
+        assert tops <= {"cam_a", "cam_b", "CUHK03", "Market", "test_query", "train_query"}
+    for record in records:
+        with Image.open(folder / "imgs" / record[path_field]) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (48, 128))
+
+
+def test_layouts_show_the_same_people_in_the_same_images(tmp_path):
+    cuhk = make_synthetic_benchmark(tmp_path, "cuhk-pedes", **SMALL)
+    rstp = make_synthetic_benchmark(tmp_path, "rstpreid", **SMALL)
+    for one, two in zip(read_records(cuhk, "cuhk-pedes"), read_records(rstp, "rstpreid"), strict=True):
+        assert one["captions"] == two["captions"]
+        assert (cuhk / "imgs" / one["file_path"]).read_bytes() == (rstp / "imgs" / two["img_path"]).read_bytes()
+
+
+def test_image_size_is_height_and_width(tmp_path):
+    folder = make_synthetic_benchmark(tmp_path, **SMALL, image_size=(192, 64))
+    with Image.open(folder / "imgs" / read_records(folder, "synthetic-pedes")[0]["file_path"]) as image:
+        assert image.size == (64, 192)
+
+
+def test_a_finished_benchmark_is_left_alone(tmp_path):
+    folder = make_synthetic_benchmark(tmp_path, **SMALL)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert make_synthetic_benchmark(tmp_path, **SMALL) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_failure_leaves_no_annotation_and_the_next_call_completes(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("modeling_amns.data.synthetic.render_image", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make_synthetic_benchmark(tmp_path / "a", **SMALL)
+    assert not (tmp_path / "a/synthetic-pedes/reid_raw.json").exists()
+    folder = make_synthetic_benchmark(tmp_path / "a", **SMALL)
+    assert digest(folder) == digest(make_synthetic_benchmark(tmp_path / "b", **SMALL))
+
+
+def test_another_seed_is_not_written_over_a_benchmark(tmp_path):
+    make_synthetic_benchmark(tmp_path, **SMALL)
+    with pytest.raises(FileExistsError, match=r"made with seed 0 \(asked: 5\).*another root"):
+        make_synthetic_benchmark(tmp_path, **SMALL, seed=5)
+
+
+def test_a_folder_with_something_else_is_refused_untouched(tmp_path):
+    (tmp_path / "CUHK-PEDES").mkdir()
+    (tmp_path / "CUHK-PEDES/caption_all.json").write_text("[]")
+    with pytest.raises(FileExistsError, match="holds caption_all.json and no synthetic.json"):
+        make_synthetic_benchmark(tmp_path, "cuhk-pedes", **SMALL)
+    assert [path.name for path in (tmp_path / "CUHK-PEDES").iterdir()] == ["caption_all.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layout": "market"}, "'market'; expected one of synthetic-pedes, cuhk-pedes, icfg-pedes, rstpreid"),
+        ({"val_identities": 0}, "val_identities is 0; expected 1 or more"),
+        ({"captions_per_image": -1}, "captions_per_image is -1; expected 1 or more"),
+        ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"image_size": (48, 128)}, r"image_size is \(48, 128\).*at least \(64, 24\)"),
+        ({"num_workers": 0}, "num_workers is 0; expected 1 or more"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_written(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_synthetic_benchmark(tmp_path, **arguments)
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_two_people_share_all_attributes_and_half_have_look_alikes():
+    people = list(dict.fromkeys(plan.person for plan in plan_benchmark(images_per_identity=1)))
+    assert len({person.key for person in people}) == len(people) == 2500
+    # Look-alikes stand next to each other; the colour changes with the thing, so three slots are up to seven names.
+    table = np.array([person.key for person in people])
+    close = (table[1:] != table[:-1]).sum(axis=1) <= 7
+    share = (np.append(close, False) | np.insert(close, 0, False)).mean()
+    assert 0.4 < share < 0.65
+
+
+def test_every_person_is_seen_by_several_cameras_and_every_camera_by_many(test_plans):
+    cameras = {}
+    for plan in test_plans:
+        cameras.setdefault(plan.identity, set()).add(plan.shot.camera)
+    assert all(len(seen) == 4 for seen in cameras.values())
+    counts = np.bincount([plan.shot.camera for plan in test_plans], minlength=len(CAMERAS))
+    assert counts.min() > 0.1 * counts.sum()
+
+
+def test_captions_name_only_what_the_view_shows_and_rarely_err(test_plans):
+    captions = 0
+    wrong = 0
+    for plan in test_plans:
+        shown = visible_attributes(plan.person, plan.shot.view, plan.shot.feet_hidden)
+        for caption in plan.captions:
+            captions += 1
+            wrong += caption.wrong is not None
+            names = {name for name, value in caption.attributes if value != getattr(plan.person, name)}
+            assert names == ({caption.wrong} if caption.wrong else set())
+            assert {name for name, _ in caption.attributes} <= shown
+            assert 15 <= len(caption.text.split()) <= 40
+            assert caption.text[0].isupper() and caption.text.endswith(".")
+    assert 0.5 * WRONG_RATE < wrong / captions < 1.6 * WRONG_RATE
+
+
+def test_the_captions_of_an_image_name_different_attributes(test_plans):
+    pairs = [[{name for name, _ in caption.attributes} for caption in plan.captions] for plan in test_plans]
+    assert np.mean([one != two for one, two in pairs]) > 0.9
+    assert np.mean([bool(one & two) for one, two in pairs]) > 0.95
+
+
+def test_named_attributes_lead_to_the_person_often_but_not_always(test_plans):
+    """An oracle that sees attributes: images ranked by how many of the named ones their person has, ties at random."""
+    people = {plan.identity: plan.person for plan in test_plans}
+    identities = list(people)
+    table = np.array([people[identity].key for identity in identities])
+    images = 4
+    hits = {1: [], 10: []}
+    for plan in test_plans:
+        own = identities.index(plan.identity)
+        for caption in plan.captions:
+            columns = [ATTRIBUTES.index(name) for name, _ in caption.attributes]
+            agreeing = (table[:, columns] == [value for _, value in caption.attributes]).sum(axis=1)
+            above = images * int((agreeing > agreeing[own]).sum())
+            tied = images * int((agreeing == agreeing[own]).sum())
+            for rank, hit in hits.items():
+                drawn = max(rank - above, 0)
+                hit.append(1 - comb(tied - images, drawn) / comb(tied, drawn) if drawn <= tied else 1.0)
+    assert 0.85 < np.mean(hits[1]) < 0.96
+    assert np.mean(hits[10]) > 0.98
+
+
+def test_what_a_view_hides_is_not_visible(test_plans):
+    walkers = [plan.person for plan in test_plans if plan.person.bag == "backpack" and plan.person.pattern == "logo"]
+    assert walkers
+    for person in walkers:
+        assert "pattern" in visible_attributes(person, "front")
+        assert "pattern" not in visible_attributes(person, "back")
+        assert "bag_colour" not in visible_attributes(person, "front")
+        assert "bag_colour" in visible_attributes(person, "back")
+        assert "shoes" not in visible_attributes(person, "front", feet_hidden=True)
+        assert all(getattr(person, name) != NONE for name in visible_attributes(person, "front"))
