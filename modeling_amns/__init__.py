@@ -5,7 +5,6 @@ use, so that `import modeling_amns` stays quick.
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
@@ -24,17 +23,6 @@ _LAZY = {
     "load_pairs": "data.pairs",
     "make_synthetic_benchmark": "data.synthetic",
 }
-
-if TYPE_CHECKING:
-    from .data.benchmarks import load_benchmark
-    from .data.noise import inject_noise
-    from .data.pairs import load_pairs
-    from .data.synthetic import make_synthetic_benchmark
-    from .modeling_amns import AMNSForPersonRetrieval, AMNSModel
-    from .processing_amns import AMNSProcessor
-    from .trainer import AMNSTrainer
-    from .training_args import AMNSTrainingArguments
-
 
 def __getattr__(name: str):
     if name not in _LAZY:

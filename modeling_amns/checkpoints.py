@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are whole: a manifest that is written last, after every process has finished its files."""
+"""Which checkpoints of a run are whole: a manifest is written last, after every process has finished its files."""
 
 import errno
 import json

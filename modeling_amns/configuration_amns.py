@@ -42,7 +42,9 @@ class AMNSVisionConfig(CLIPVisionConfig):
         self.image_size = _as_pair(self.image_size, "image_size")
         patch = _as_pair(self.patch_size, "patch_size")
         if patch[0] != patch[1]:
-            raise ValueError(f"patch_size must be square, found {patch}; use stride or image_size for rectangular grids.")
+            raise ValueError(
+                f"patch_size must be square, found {patch}; use stride or image_size for rectangular grids."
+            )
         self.patch_size = patch[0]
         super().__post_init__(**kwargs)
 

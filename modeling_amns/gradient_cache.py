@@ -37,9 +37,7 @@ def cached_backward(
         for chunk in chunks:
             states.append(_random_state(chunk))
             cached.append(forward(chunk))
-    leaves = {
-        name: torch.cat([outputs[name] for outputs in cached]).detach().requires_grad_() for name in cached[0]
-    }
+    leaves = {name: torch.cat([outputs[name] for outputs in cached]).detach().requires_grad_() for name in cached[0]}
     del cached
     loss = loss_backward(leaves)
     start = 0
@@ -50,9 +48,7 @@ def cached_backward(
             outputs = forward(chunk)
             stop = start + len(next(iter(outputs.values())))
             reached = {name: value for name, value in outputs.items() if leaves[name].grad is not None}
-            torch.autograd.backward(
-                list(reached.values()), [leaves[name].grad[start:stop] for name in reached]
-            )
+            torch.autograd.backward(list(reached.values()), [leaves[name].grad[start:stop] for name in reached])
         start = stop
     return loss
 

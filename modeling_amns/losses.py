@@ -129,8 +129,9 @@ def tal(logits: Tensor, positives: Tensor, margin: float = 0.1, temperature: flo
 def waf(logits: Tensor, positives: Tensor, gamma: float = 2.0, weighting: str = "plausible") -> Tensor:
     """Weight-adjusted focal loss: hard rows count more, implausible rows do not dominate.
 
-    With m_i = sum of p_ij over the positives of row i: `w_i (1 - m_i)^gamma (-log m_i)`. The abstract of the paper names
-    this loss and its purpose but gives no formula; this is the package's own reading, and both parts can be switched off.
+    With m_i = sum of p_ij over the positives of row i: `w_i (1 - m_i)^gamma (-log m_i)`. The abstract of the paper
+    names this loss and its purpose but gives no formula; this is the package's own reading, and both parts can be
+    switched off.
 
     Args:
         logits: similarities divided by the temperature, float [B, M].
@@ -143,7 +144,8 @@ def waf(logits: Tensor, positives: Tensor, gamma: float = 2.0, weighting: str = 
         nats, float32 [B].
     Raises:
         ValueError: shapes differ, a row has no positive, `gamma` or `weighting` is not valid.
-    Source: AMNS (arXiv 2409.06385) for the idea; focal factor from Lin et al. (ICCV 2017, arXiv 1708.02002), equation 4.
+    Source: AMNS (arXiv 2409.06385) for the idea; focal factor from Lin et al. (ICCV 2017, arXiv 1708.02002), equation
+    4.
     """
     if gamma != 0 and not gamma >= 1:
         raise ValueError(f"waf: gamma must be 0 or at least 1 (its gradient is unbounded in between), found {gamma}.")
@@ -206,8 +208,8 @@ def matching_loss(
 ) -> Tensor:
     """A matching loss of both directions: mean over the rows of this process, summed over image-text and text-image.
 
-    With `gather`, the columns are the pairs of all processes (this process's first), gathered with gradient. The mean of
-    the processes' losses, and under DDP the mean of their gradients, then equals one process with the whole batch.
+    With `gather`, the columns are the pairs of all processes (this process's first), gathered with gradient. The mean
+    of the processes' losses, and under DDP the mean of their gradients, then equals one process with the whole batch.
 
     Args:
         fn: one of this module's matching losses.

@@ -9,9 +9,7 @@ from torch.nn import functional as F
 MASK_SCORES = ("attention", "attention_last", "text", "random")
 
 
-def select_patches(
-    scores: Tensor, keep_ratio: float, grid: tuple[int, int] | None = None, block: int = 1
-) -> Tensor:
+def select_patches(scores: Tensor, keep_ratio: float, grid: tuple[int, int] | None = None, block: int = 1) -> Tensor:
     """The best `ceil(keep_ratio * L)` patches of each image, in their original order.
 
     Args:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel
+from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
@@ -124,7 +125,7 @@ class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
         return torch.cat([cls, patches], dim=1)
 
     def _sorted_indices(self, keep_indices: Tensor, patches: Tensor) -> Tensor:
-        if keep_indices.ndim != 2 or len(keep_indices) != len(patches) or not 0 < keep_indices.shape[1]:
+        if keep_indices.ndim != 2 or len(keep_indices) != len(patches) or keep_indices.shape[1] == 0:
             raise ValueError(
                 f"keep_indices must be [batch, kept patches] with batch {len(patches)} and at least one patch, "
                 f"found shape {tuple(keep_indices.shape)}."
@@ -145,6 +146,15 @@ class AMNSVisionModel(CLIPVisionModel):
         self.encoder = CLIPEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, AMNSVisionEmbeddings):
+            # CLIP's own start (0.02) makes a position some thirty times weaker than the normalised pixels of its patch,
+            # and a small model then takes many epochs to learn where on a body a colour is. Ours starts both alike.
+            pixels = module.patch_embedding.weight[0].numel()
+            init.normal_(module.position_embedding.weight, std=self.config.initializer_range * pixels**0.5)
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -173,9 +183,10 @@ class AMNSVisionModel(CLIPVisionModel):
     def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
         """Attention that CLS pays to each patch, averaged over heads and layers.
 
-        Only the CLS row is computed: the query of CLS is carried through the key projection (a key's bias adds the same
-        number to every score of a row and drops out of the softmax), so a layer costs heads x patches x hidden_size
-        and no N x N map exists, whatever attention backend the encoder runs on. The last layer's output is not computed.
+        Only the CLS row is computed: the query of CLS is carried through the key projection (a key's bias adds the
+        same number to every score of a row and drops out of the softmax), so a layer costs heads x patches x
+        hidden_size and no N x N map exists, whatever attention backend the encoder runs on. The last layer's output is
+        not computed.
 
         Args:
             pixel_values: normalised images, float [B, 3, height, width].
@@ -220,8 +231,8 @@ class AMNSPreTrainedModel(CLIPPreTrainedModel):
     def _init_weights(self, module):
         if isinstance(module, IdentityClassifier):
             module.reset_parameters()
-        else:
-            super()._init_weights(module)
+            return
+        super()._init_weights(module)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
@@ -396,7 +407,8 @@ class AMNSForPersonRetrieval(AMNSPreTrainedModel):
     """`AMNSModel` under `amns`, plus the identity classifier that only training needs.
 
     The classifier is one linear layer over the training identities, shared by both modalities and fed with the
-    unnormalised embeddings (dual-path identity loss, arXiv 1711.05535). Its checkpoint loads into `AMNSModel` as it is.
+    unnormalised embeddings (dual-path identity loss, arXiv 1711.05535). Its checkpoint loads into `AMNSModel` as it
+    is.
     """
 
     def __init__(self, config: AMNSConfig):

@@ -33,8 +33,8 @@ class AMNSProcessor(ProcessorMixin):
 
     Images of every PIL mode become RGB (a camera's EXIF rotation applied, 16-bit greys scaled, transparency dropped as
     in CLIP), are resized to height x width without crop and normalised with CLIP's mean and deviation. Captions are
-    unescaped (`&amp;`) and cut into at most 77 tokens; a literal `<|endoftext|>` inside one is read as plain characters
-    and cannot end it early.
+    unescaped (`&amp;`) and cut into at most 77 tokens; a literal `<|endoftext|>` inside one is read as plain
+    characters and cannot end it early.
 
     Args:
         image_processor: a CLIP image processor that resizes to a fixed height and width.
@@ -147,7 +147,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPToke
         a tokenizer that is saved with the checkpoint.
     """
     if vocab_size < 514:
-        raise ValueError(f"vocab_size must be at least 514 (512 byte symbols, start and end token), found {vocab_size}.")
+        raise ValueError(
+            f"vocab_size must be at least 514 (512 byte symbols, start and end token), found {vocab_size}."
+        )
     bytes_in_order = sorted(pre_tokenizers.ByteLevel.alphabet())
     symbols = bytes_in_order + [byte + "</w>" for byte in bytes_in_order]
     backend = CLIPTokenizer().backend_tokenizer
@@ -162,5 +164,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPToke
     merges = json.loads(backend.to_str())["model"]["merges"][: vocab_size - len(symbols) - 2]
     vocab = [*symbols, *("".join(pair) for pair in merges), START_TOKEN, END_TOKEN]
     return CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(vocab)}, merges=[tuple(pair) for pair in merges], model_max_length=MAX_TOKENS
+        vocab={token: index for index, token in enumerate(vocab)},
+        merges=[tuple(pair) for pair in merges],
+        model_max_length=MAX_TOKENS,
     )

@@ -39,7 +39,9 @@ class DataArguments:
     on_missing: str = field(
         default="error", metadata={"help": "error: stop at missing images; drop: go on without and report it."}
     )
-    noise_rate: float = field(default=0.0, metadata={"help": "Share of the training pairs whose captions are shuffled."})
+    noise_rate: float = field(
+        default=0.0, metadata={"help": "Share of the training pairs whose captions are shuffled."}
+    )
     noise_seed: int = field(default=0, metadata={"help": "Seed of the shuffle."})
     noise_file: str | None = field(default=None, metadata={"help": "A published .npy index file (RDE) instead."})
 

@@ -32,7 +32,7 @@ TEACHER_FILE = "teacher.safetensors"
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite; the message names step, loss parts, pairs and the checkpoint of the state before."""
+    """A loss became NaN or infinite; the message names step, loss parts, pairs and the checkpoint before it."""
 
 
 class _StepKeeper(TrainerCallback):
@@ -72,7 +72,7 @@ class AMNSTrainer(Trainer):
     ```python
     trainer = AMNSTrainer(model, args, train_dataset=train, eval_dataset=val, processing_class=processor)
     trainer.train()
-    trainer.evaluate(test)  # {"eval_rank1": ..., "eval_rank5": ..., "eval_rank10": ..., "eval_mAP": ..., "eval_mINP": ...}
+    trainer.evaluate(test)  # {"eval_rank1": ..., "eval_rank5": ..., "eval_rank10": ..., "eval_mAP": ...}
     ```
     """
 
@@ -185,7 +185,7 @@ class AMNSTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        """As `Trainer`; with `gradient_cache_chunk_size`, the same gradient from one chunk of activations at a time."""
+        """As `Trainer`; `gradient_cache_chunk_size` gives the same gradient chunk by chunk."""
         size = self.args.gradient_cache_chunk_size
         if not size:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -344,8 +344,8 @@ class AMNSTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the newest whole checkpoint of `output_dir`.
 
-        A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is an
-        error.
+        A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is
+        an error.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint, skipped = last_whole_checkpoint(self.args.output_dir)
@@ -399,8 +399,8 @@ class AMNSTrainer(Trainer):
         file = Path(checkpoint) / TEACHER_FILE
         if not file.is_file():
             raise FileNotFoundError(
-                f"{checkpoint} has no {TEACHER_FILE}, so it was written with keep_ratio 1. Resume with the options that "
-                "it was started with, or start from its weights with --model_name_or_path."
+                f"{checkpoint} has no {TEACHER_FILE}, so it was written with keep_ratio 1. Resume with the options "
+                "that it was started with, or start from its weights with --model_name_or_path."
             )
         self.teacher.load_state_dict(load_file(file))
 

@@ -15,10 +15,10 @@ LOSS_NAMES = (*MATCHING_LOSSES, "identity")
 class AMNSTrainingArguments(TrainingArguments):
     """`TrainingArguments` plus losses, mask, teacher, sampling, augmentation and learning rates of AMNS.
 
-    Defaults that differ from `TrainingArguments`: evaluation and saving once an epoch, `metric_for_best_model="rank1"`,
-    `dataloader_drop_last=True` (a contrastive loss depends on its batch size), `remove_unused_columns=False`,
-    `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not finite must be seen).
-    """
+    Defaults that differ from `TrainingArguments`: evaluation and saving once an epoch,
+    `metric_for_best_model="rank1"`, `dataloader_drop_last=True` (a contrastive loss depends on its batch size),
+    `remove_unused_columns=False`, `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not
+    finite must be seen). """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weights", "loss_options"]
 
@@ -37,7 +37,9 @@ class AMNSTrainingArguments(TrainingArguments):
 
     gradient_cache_chunk_size: int = field(
         default=0,
-        metadata={"help": "Pairs whose activations are held at a time; the gradient stays that of the batch; 0 = off."},
+        metadata={
+            "help": "Pairs whose activations are held at a time; the gradient stays that of the batch; 0 = off."
+        },
     )
 
     # AWM
@@ -59,7 +61,9 @@ class AMNSTrainingArguments(TrainingArguments):
     augment_crop_padding: int = field(default=10, metadata={"help": "Pixels of padding before the random crop."})
     augment_erasing: float = field(default=0.5, metadata={"help": "Probability of random erasing."})
     augment_color_jitter: float = field(default=0.0, metadata={"help": "Colour jitter; captions speak of colours."})
-    augment_text: float = field(default=0.0, metadata={"help": "Share of a caption's tokens that is changed; RDE: 0.2."})
+    augment_text: float = field(
+        default=0.0, metadata={"help": "Share of a caption's tokens that is changed; RDE: 0.2."}
+    )
 
     # Learning rates
     new_parts_lr_multiplier: float = field(

@@ -1,8 +1,8 @@
 """Measures costs side by side in one run and prints ratios; no test depends on it.
 
-    python scripts/benchmark.py step    # training step with and without AWM
-    python scripts/benchmark.py embed   # image encoder against transformers' CLIPModel
-    python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
+python scripts/benchmark.py step    # training step with and without AWM
+python scripts/benchmark.py embed   # image encoder against transformers' CLIPModel
+python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
 """
 
 import argparse

@@ -1,14 +1,13 @@
 """Prints the retrieval figures of a checkpoint on a benchmark.
 
-    python scripts/evaluate.py outputs/quickstart --benchmark synthetic-pedes --data_root data
-    python scripts/evaluate.py ORG/NAME --benchmark cuhk-pedes --data_root DIR --json
+python scripts/evaluate.py outputs/quickstart --benchmark synthetic-pedes --data_root data
+python scripts/evaluate.py ORG/NAME --benchmark cuhk-pedes --data_root DIR --json
 """
 
 import argparse
 import json
 import sys
 
-import torch
 from accelerate import PartialState
 
 from modeling_amns import AMNSModel, AMNSProcessor, load_benchmark
@@ -19,12 +18,16 @@ from modeling_amns.recipe import figures_table
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Retrieval figures of a checkpoint: Rank-1/5/10, mAP and mINP in percent.")
+    parser = argparse.ArgumentParser(
+        description="Retrieval figures of a checkpoint: Rank-1/5/10, mAP and mINP in percent."
+    )
     parser.add_argument("model", help="checkpoint: folder or Hub id")
     parser.add_argument("--benchmark", default="synthetic-pedes", choices=list(BENCHMARKS))
     parser.add_argument("--data_root", default="data", help="folder that holds the benchmark's folder, or that folder")
     parser.add_argument("--split", default="test", choices=["val", "test"])
-    parser.add_argument("--on_missing", default="error", choices=["error", "drop"], help="what to do on missing images")
+    parser.add_argument(
+        "--on_missing", default="error", choices=["error", "drop"], help="what to do on missing images"
+    )
     parser.add_argument("--image_to_text", action="store_true", help="also rank the captions for each image")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--num_workers", type=int, default=0, help="processes that decode images")

@@ -1,7 +1,7 @@
 """Trains an AMNS model on a benchmark and reports the best and the last epoch on its test split.
 
-    accelerate launch scripts/train.py --config scripts/recipes/quickstart.yaml
-    accelerate launch scripts/train.py --config scripts/recipes/cuhk_pedes.yaml --data_root DIR --noise_rate 0.5
+accelerate launch scripts/train.py --config scripts/recipes/quickstart.yaml
+accelerate launch scripts/train.py --config scripts/recipes/cuhk_pedes.yaml --data_root DIR --noise_rate 0.5
 """
 
 import sys
@@ -26,7 +26,9 @@ def main() -> int:
         print(f"\n{results['benchmark']}, test split{noise}; best epoch selected on {results['selected_on']}\n")
         rows = {f"{name}, epoch {results[name]['epoch']:g}": results[name] for name in ("best", "last")}
         print(figures_table(rows))
-        print(f"\n{results['seconds']:.0f} s, {results['peak_memory_mb']} MiB. Model and results.json: {args.output_dir}")
+        print(
+            f"\n{results['seconds']:.0f} s, {results['peak_memory_mb']} MiB. Model and results.json: {args.output_dir}"
+        )
     return 0
 
 

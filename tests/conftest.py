@@ -1,4 +1,4 @@
-"""Fixtures: tiny models, processors and benchmarks that fit a test suite of minutes. Nothing is read from the network."""
+"""Fixtures: tiny models and processors that fit a test suite of minutes. Nothing is read from the network."""
 
 import os
 
@@ -23,7 +23,7 @@ CAPTIONS = [
 
 
 def tiny_config(**changes) -> AMNSConfig:
-    """A configuration of two encoders of 3 layers and 32 channels; `changes` go to the top level or, by prefix, below."""
+    """Two encoders of 3 layers and 32 channels; `changes` go to the top level or to the part that they name."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
     vision = {**sizes, "image_size": IMAGE_SIZE, "patch_size": PATCH, **changes.pop("vision_config", {})}
     text = {**sizes, "vocab_size": 620, "bos_token_id": 618, "eos_token_id": 619, "pad_token_id": 619}

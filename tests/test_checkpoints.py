@@ -75,7 +75,9 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_previous_checkpoint_whole(
         return original(value, file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "save", full_at_step_4)
-    with pytest.raises(OSError, match="No space left on the disk while writing .*checkpoint-4.* checkpoint is .*checkpoint-2"):
+    with pytest.raises(
+        OSError, match="No space left on the disk while writing .*checkpoint-4.* checkpoint is .*checkpoint-2"
+    ):
         trainer.train()
     found, skipped = last_whole_checkpoint(tmp_path / "output")
     assert found.name == "checkpoint-2" and not skipped
@@ -105,7 +107,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_parts_and_pairs_and_saves_the_
         return parts
 
     trainer._loss_parts = poisoned
-    with pytest.raises(NonFiniteLossError, match=r"Step 3, process 0: .*bsdm=[\d.]+, waf=nan, .*rows \[.*person ids \["):
+    with pytest.raises(
+        NonFiniteLossError, match=r"Step 3, process 0: .*bsdm=[\d.]+, waf=nan, .*rows \[.*person ids \["
+    ):
         trainer.train()
     saved = tmp_path / "output" / "checkpoint-2"
     assert not missing_parts(saved)

@@ -20,7 +20,11 @@ def launch(folder: Path, processes: int, **options) -> dict:
     command = (start if processes > 1 else [sys.executable]) + [str(SCRIPT), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
     done = subprocess.run(
-        [*command, json.dumps({**options, "result": name})], env=environment, capture_output=True, text=True, timeout=300
+        [*command, json.dumps({**options, "result": name})],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     if "kill_at" in options:
         assert done.returncode != 0
@@ -75,7 +79,9 @@ def test_one_two_and_four_processes_follow_the_same_loss_curve(tmp_path, accumul
         "gradient_cache_chunk_size": chunk,
         "learning_rate": 1e-4,
     }
-    runs = [launch(tmp_path, processes, per_device_train_batch_size=8 // processes, **options) for processes in (1, 2, 4)]
+    runs = [
+        launch(tmp_path, processes, per_device_train_batch_size=8 // processes, **options) for processes in (1, 2, 4)
+    ]
     one = losses(runs[0])
     assert len(one) == 20 and min(one[-3:]) < one[0]
     for run in runs[1:]:

@@ -1,4 +1,4 @@
-"""The cached gradient against the plain one: equal, also with dropout, AWM and a chunk that does not divide the batch."""
+"""The cached gradient equals the plain one, also with dropout, AWM and a chunk that does not divide the batch."""
 
 import pytest
 import torch

@@ -130,7 +130,11 @@ def test_keep_indices_of_another_shape_are_an_error(model, pixels, indices):
 def test_an_image_of_another_size_is_an_error_that_names_both(model):
     with pytest.raises(ValueError, match="32x32 pixels .* expects 64x32"):
         model.get_image_features(torch.zeros(1, 3, 32, 32))
-    assert model.get_image_features(torch.zeros(1, 3, 32, 32), interpolate_pos_encoding=True).pooler_output.isfinite().all()
+    assert (
+        model.get_image_features(torch.zeros(1, 3, 32, 32), interpolate_pos_encoding=True)
+        .pooler_output.isfinite()
+        .all()
+    )
 
 
 @pytest.mark.parametrize("last_layers", [None, 1, 2])
@@ -274,5 +278,3 @@ def test_a_checkpoint_of_another_model_type_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="holds a model of type 'bert'"):
         AMNSModel.from_pretrained(tmp_path)
-
-

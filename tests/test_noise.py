@@ -1,48 +1,94 @@
 """Noise: exactly the stated share, nobody else touched, and the published index files."""
 
+import logging
+
 import datasets
 import numpy as np
 import pytest
 
 from modeling_amns import inject_noise
-
-
-def pairs(persons):
-    rows = {"caption": [f"caption {i}" for i in range(len(persons))], "person_id": list(persons)}
-    return datasets.Dataset.from_dict({"image_path": [f"{i}.png" for i in range(len(persons))], **rows})
-
+from modeling_amns.data.noise import shuffle_persons
 
 PERSONS = np.repeat(np.arange(50), 4)
 
 
+def pairs(persons):
+    rows = {"caption": [f"caption {i}" for i in range(len(persons))], "person_id": list(persons)}
+    images = [f"{i}.png" for i in range(len(persons))]
+    return datasets.Dataset.from_dict({"image": images, **rows}).cast_column("image", datasets.Image())
+
+
+def sources(dataset):
+    return np.array([int(caption.split()[1]) for caption in dataset["caption"]])
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.8, 0.99])
 def test_exactly_the_stated_share_of_captions_moves_to_other_persons(rate):
-    clean = pairs(PERSONS)
-    noisy = inject_noise(clean, rate, seed=3)
-    moved = [a != b for a, b in zip(clean["caption"], noisy["caption"])]
-    assert sum(moved) == round(rate * len(clean))
-    assert noisy["is_clean"][:] == [not value for value in moved]
-    assert sorted(noisy["caption"]) == sorted(clean["caption"])
-    assert noisy["person_id"][:] == clean["person_id"][:] and noisy["image_path"][:] == clean["image_path"][:]
-    source = [int(caption.split()[1]) for caption in noisy["caption"]]
-    assert all(PERSONS[i] != PERSONS[j] for i, (j, value) in enumerate(zip(source, moved)) if value)
+    noisy = inject_noise(pairs(PERSONS), rate, seed=3)
+    source = sources(noisy)
+    moved = source != np.arange(200)
+    assert moved.sum() == round(rate * 200)
+    assert noisy["is_clean"][:] == (~moved).tolist()
+    assert sorted(source) == list(range(200))
+    assert noisy["person_id"][:] == PERSONS.tolist()
+    assert not (PERSONS[source] == PERSONS)[moved].any()
 
 
-def test_it_repeats_with_its_seed_and_is_random():
-    first, second, other = (inject_noise(pairs(PERSONS), 0.5, seed=seed)["caption"][:] for seed in (1, 1, 2))
-    assert first == second != other
-    source = np.array([int(caption.split()[1]) for caption in first])
-    step = (source - np.arange(len(source)))[source != np.arange(len(source))]
-    assert len(np.unique(step)) > 60
+def test_images_stay_files_and_all_columns_stay():
+    noisy = inject_noise(pairs(PERSONS), 0.5)  # the image files do not exist
+    assert set(noisy.column_names) == {"image", "caption", "person_id", "is_clean"}
+    assert noisy.features["is_clean"] == datasets.Value("bool")
+    undecoded = noisy.cast_column("image", datasets.Image(decode=False))
+    assert undecoded[7]["image"]["path"] == "7.png"
 
 
-def test_captions_of_the_same_person_are_used_only_where_unavoidable_and_counted(caplog):
-    with caplog.at_level("WARNING"):
-        import logging
+def test_a_selection_of_rows_is_shuffled_within_itself():
+    noisy = inject_noise(pairs(PERSONS).select(range(100, 200)), 0.5)
+    assert sorted(sources(noisy)) == list(range(100, 200))
 
-        logging.getLogger("modeling_amns").propagate = True
-        noisy = inject_noise(pairs([0] * 9 + [1]), 0.95, seed=0)
-    assert noisy["is_clean"][:].count(False) == round(0.95 * 10)
+
+def test_it_repeats_with_its_seed():
+    first, second, other = (inject_noise(pairs(PERSONS), 0.5, seed=seed) for seed in (1, 1, 2))
+    assert first["caption"][:] == second["caption"][:] != other["caption"][:]
+    assert first._fingerprint == second._fingerprint
+
+
+def test_every_caption_may_go_to_every_other_person():
+    seen = np.zeros((8, 8), dtype=int)
+    persons = np.arange(8) // 2
+    for seed in range(600):
+        index = shuffle_persons(persons, 8, np.random.default_rng(seed))
+        seen[np.arange(8), index] += 1
+    allowed = persons[:, None] != persons
+    assert (seen[~allowed] == 0).all()
+    assert seen[allowed].min() > 60 and seen[allowed].max() < 140  # 100 expected
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_fewer_captions_could_stay_with_their_person(seed):
+    generator = np.random.default_rng(seed)
+    count = int(generator.integers(2, 12))
+    persons = generator.integers(0, generator.integers(1, 5), count)
+    index = shuffle_persons(persons, count, generator)
+    assert sorted(index) == list(range(count)) and (index != np.arange(count)).all()
+    most = np.bincount(persons).max()
+    assert (persons[index] == persons).sum() == max(0, 2 * most - count)
+
+
+def test_captions_of_the_same_person_are_counted_in_the_log(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("modeling_amns"), "propagate", True)
+    with caplog.at_level("WARNING", logger="modeling_amns"):
+        noisy = inject_noise(pairs([0] * 15 + [1] * 5), 0.95, seed=0)
+    moved = np.flatnonzero(~np.array(noisy["is_clean"][:]))
+    most = max((moved < 15).sum(), (moved >= 15).sum())
+    assert f"{2 * most - 19} of 19 moved captions went to a pair of the same person" in caplog.text
+    caplog.clear()
+    inject_noise(pairs(PERSONS), 0.95)
+    assert not caplog.text
+
+
+def test_one_caption_alone_has_nowhere_to_go():
+    assert all(inject_noise(pairs(PERSONS[:10]), 0.1)["is_clean"])
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, float("nan")])
@@ -51,29 +97,55 @@ def test_a_rate_outside_the_range_is_an_error(rate):
         inject_noise(pairs(PERSONS), rate)
 
 
-def test_an_index_file_moves_caption_index_i_to_row_i(tmp_path):
+def test_noise_goes_into_clean_training_pairs_only():
+    clean = pairs(PERSONS)
+    with pytest.raises(ValueError, match="has is_clean: noise is already in it"):
+        inject_noise(inject_noise(clean, 0.2), 0.2)
+    with pytest.raises(ValueError, match="found DatasetDict. Test sets stay clean"):
+        inject_noise(datasets.DatasetDict(queries=clean), 0.2)
+    with pytest.raises(ValueError, match="lacks caption; it has image, person_id"):
+        inject_noise(clean.remove_columns("caption"), 0.2)
+
+
+def test_an_index_file_gives_row_i_the_caption_of_row_index_i(tmp_path):
     index = np.arange(200)
     index[[3, 7, 90]] = [7, 90, 3]
     np.save(tmp_path / "n.npy", index)
     noisy = inject_noise(pairs(PERSONS), 0.0, index_file=tmp_path / "n.npy")
-    assert noisy["caption"][3] == "caption 7" and noisy["caption"][90] == "caption 3"
+    assert sources(noisy).tolist() == index.tolist()
     assert [i for i, clean in enumerate(noisy["is_clean"]) if not clean] == [3, 7, 90]
+
+
+def test_an_index_file_of_another_rate_is_an_error(tmp_path):
+    np.save(tmp_path / "n.npy", shuffle_persons(PERSONS, 100, np.random.default_rng(0)))
+    assert inject_noise(pairs(PERSONS), 0.5, index_file=tmp_path / "n.npy")["is_clean"][:].count(True) == 100
+    with pytest.raises(ValueError, match=r"n.npy moves 0.5000 of the captions, noise_rate asks for 0.2"):
+        inject_noise(pairs(PERSONS), 0.2, index_file=tmp_path / "n.npy")
 
 
 @pytest.mark.parametrize(
     "index, message",
     [
         (np.arange(150), "has 150 entries, the training set 200 pairs"),
-        (np.zeros(200, dtype=int), "no permutation of 0 to 199"),
-        (np.arange(200.0), "whole numbers in one dimension, found float64"),
-        (np.arange(200).reshape(2, 100), "one dimension"),
+        (np.zeros(200, dtype=np.int64), "no permutation of 0 to 199"),
+        (np.arange(1, 201), "no permutation of 0 to 199"),
+        (np.arange(200.0), r"holds float64 of shape \(200,\); expected int64 in one dimension"),
+        (np.arange(200, dtype=np.int32), "holds int32"),
+        (np.arange(200).reshape(2, 100), r"int64 of shape \(2, 100\)"),
         (np.array([object()]), "no .npy file of numbers"),
     ],
 )
 def test_an_index_file_that_does_not_fit_is_an_error(tmp_path, index, message):
     np.save(tmp_path / "n.npy", index, allow_pickle=True)
     with pytest.raises(ValueError, match=message):
-        inject_noise(pairs(PERSONS), 0.2, index_file=tmp_path / "n.npy")
+        inject_noise(pairs(PERSONS), 0.0, index_file=tmp_path / "n.npy")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00", b"3 1 2\n", b"PK\x03\x04"])
+def test_an_index_file_that_is_broken_is_an_error(tmp_path, content):
+    (tmp_path / "n.npy").write_bytes(content)
+    with pytest.raises(ValueError, match="n.npy"):
+        inject_noise(pairs(PERSONS), 0.0, index_file=tmp_path / "n.npy")
 
 
 def test_a_missing_index_file_is_an_error_and_nothing_is_written(tmp_path):

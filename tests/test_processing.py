@@ -50,7 +50,8 @@ def test_long_captions_are_cut_to_77_tokens_that_end_with_the_end_token(processo
 
 
 @pytest.mark.parametrize(
-    "caption", ["a <|endoftext|> man", "a <|ENDOFTEXT|> man", "&lt;|endoftext|&gt;", "é 你好 🙂 ﬁ", "<|startoftext|>", ""]
+    "caption",
+    ["a <|endoftext|> man", "a <|ENDOFTEXT|> man", "&lt;|endoftext|&gt;", "é 你好 🙂 ﬁ", "<|startoftext|>", ""],
 )
 def test_no_text_can_hold_an_end_token_of_its_own(processor, caption):
     ids = processor(text=caption)["input_ids"]

@@ -1,4 +1,4 @@
-"""Samplers: deterministic per seed and epoch, no pair lost or doubled, also when dealt out to processes and resumed."""
+"""Samplers: deterministic per seed and epoch, no pair lost or doubled, also over processes and when resumed."""
 
 from collections import Counter
 
@@ -54,7 +54,10 @@ def test_a_persons_pairs_are_used_up_before_one_repeats():
     keys = list(IdentitySampler(PERSONS, 3, seed=0))
     for person, size in Counter(PERSONS).items():
         counts = Counter(key.row for key in keys if PERSONS[key.row] == person)
-        assert max(counts.values()) - min(counts.get(row, 0) for row in range(len(PERSONS)) if PERSONS[row] == person) <= 1
+        assert (
+            max(counts.values()) - min(counts.get(row, 0) for row in range(len(PERSONS)) if PERSONS[row] == person)
+            <= 1
+        )
         assert sum(counts.values()) == 6, size
 
 

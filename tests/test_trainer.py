@@ -63,7 +63,9 @@ def test_gradient_accumulation_divides_the_loss_by_its_steps(tmp_path):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
             self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
-    trainer = make_trainer(tmp_path, double=True, per_device_train_batch_size=8, max_steps=1, gradient_accumulation_steps=2)
+    trainer = make_trainer(
+        tmp_path, double=True, per_device_train_batch_size=8, max_steps=1, gradient_accumulation_steps=2
+    )
     keep = Keep()
     trainer.add_callback(keep)
     reference = make_trainer(tmp_path, double=True, per_device_train_batch_size=8)
@@ -133,7 +135,9 @@ def test_evaluation_equals_embedding_each_item_alone(tmp_path):
         ]
     images, texts = (torch.nn.functional.normalize(torch.cat(part), dim=1) for part in (images, texts))
     assert torch.allclose(embed_images(model, processor, split["gallery"], batch_size=7), images, atol=1e-5)
-    assert torch.allclose(embed_texts(model, processor, split["queries"]["caption"][:], batch_size=7), texts, atol=1e-5)
+    assert torch.allclose(
+        embed_texts(model, processor, split["queries"]["caption"][:], batch_size=7), texts, atol=1e-5
+    )
     hits = 0
     for query, person in zip(texts, pairs["person_id"]):
         best = max(range(PAIRS), key=lambda j: (query @ images[j]).item())

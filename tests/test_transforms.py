@@ -12,7 +12,9 @@ HEIGHT, WIDTH = 24, 12
 
 
 def images(count=8):
-    return torch.randint(0, 256, (count, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (count, 3, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def draw(augmentation, count=8):

@@ -1,6 +1,6 @@
 """A tiny training run as a program, started by tests with one or more processes; writes what it saw to a file.
 
-    python tests/training_run.py FOLDER '{"num_train_epochs": 1, ...}'
+python tests/training_run.py FOLDER '{"num_train_epochs": 1, ...}'
 """
 
 import hashlib
@@ -64,7 +64,11 @@ def make_trainer(folder: Path, double: bool = False, num_pairs: int = PAIRS, **o
     args = AMNSTrainingArguments(**{**defaults, **options})
     pairs = tiny_pairs(folder)
     return AMNSTrainer(
-        model, args, train_dataset=pairs.select(range(num_pairs)), eval_dataset=as_split(pairs), processing_class=processor
+        model,
+        args,
+        train_dataset=pairs.select(range(num_pairs)),
+        eval_dataset=as_split(pairs),
+        processing_class=processor,
     )
 
 
@@ -129,7 +133,9 @@ def main(folder: Path, options: dict) -> None:
             "log": trainer.state.log_history,
             "weights": trainer.accelerator.unwrap_model(trainer.model).state_dict(),
             "teacher": trainer.teacher.state_dict() if trainer.teacher else None,
-            "metrics": {key: value for key, value in metrics.items() if key.startswith("eval_") and "runtime" not in key},
+            "metrics": {
+                key: value for key, value in metrics.items() if key.startswith("eval_") and "runtime" not in key
+            },
             "optimizer": digest(trainer.optimizer.state_dict()),
             "world_size": trainer.args.world_size,
         }

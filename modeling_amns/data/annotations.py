@@ -1,81 +1,336 @@
-"""Reads the annotation file of a benchmark into checked records; every error names the file and the record."""
+"""Annotation files of the benchmarks: found, read and checked record by record.
 
+Every error names the file and the record (counted from 0), what was found, what was expected and what to do.
+"""
+
+import hashlib
 import json
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
 
-SPLITS = ("train", "val", "test")
+from .records import (
+    SPLIT_NAMES,
+    SPLITS,
+    Counts,
+    Record,
+    check_caption,
+    check_duplicates,
+    check_path,
+    check_person_id,
+    count,
+    describe,
+    reporter,
+)
+
+_SPLIT_FILE_HELP = (
+    'pass split_file=FILE.json, an object {"train": [...], "val": [...], "test": [...]} of image paths or person ids'
+)
 
 
 @dataclass(frozen=True)
-class Record:
-    """One image of a benchmark.
+class Benchmark:
+    """What is known of a benchmark.
 
-    Args:
-        person_id: as in the file.
-        path: relative to the image folder, with forward slashes.
-        captions: one or more sentences.
-        split: "train", "val" or "test".
+    Attributes:
+        folder: name of its folder.
+        annotations: names of its annotation file, best first.
+        path_field: field of the image path, relative to `imgs/`.
+        source: where to get it.
+        has_val: whether it has a val split.
+        counts: published sizes, by split.
+        split_ids: first and last person id of each split, where the published split goes by id.
     """
 
-    person_id: int
-    path: str
-    captions: tuple[str, ...]
-    split: str
+    folder: str
+    annotations: tuple[str, ...]
+    path_field: str
+    source: str
+    has_val: bool = True
+    counts: dict[str, Counts] = field(default_factory=dict)
+    split_ids: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def read_annotations(file: Path, path_field: str) -> list[Record]:
-    """All records of an annotation file, in its order.
+BENCHMARKS = {
+    "cuhk-pedes": Benchmark(
+        folder="CUHK-PEDES",
+        annotations=("reid_raw.json", "caption_all.json"),
+        path_field="file_path",
+        source="its authors hand it out on request "
+        "(github.com/ShuangLI59/Person-Search-with-Natural-Language-Description)",
+        counts={
+            "train": Counts(11_003, 34_054, 68_126),
+            "val": Counts(1_000, 3_078, 6_158),
+            "test": Counts(1_000, 3_074, 6_156),
+        },
+        split_ids={"train": (1, 11_003), "val": (11_004, 12_003), "test": (12_004, 13_003)},
+    ),
+    "icfg-pedes": Benchmark(
+        folder="ICFG-PEDES",
+        annotations=("ICFG-PEDES.json", "ICFG_PEDES.json"),
+        path_field="file_path",
+        source="its authors hand it out on request (github.com/zifyloo/SSAN)",
+        has_val=False,
+        counts={"train": Counts(3_102, 34_674, 34_674), "test": Counts(1_000, 19_848, 19_848)},
+    ),
+    "rstpreid": Benchmark(
+        folder="RSTPReid",
+        annotations=("data_captions.json",),
+        path_field="img_path",
+        source="see github.com/NjtechCVLab/RSTPReid-Dataset",
+        counts={
+            "train": Counts(3_701, 18_505, 37_010),
+            "val": Counts(200, 1_000, 2_000),
+            "test": Counts(200, 1_000, 2_000),
+        },
+    ),
+    "synthetic-pedes": Benchmark(
+        folder="synthetic-pedes",
+        annotations=("reid_raw.json",),
+        path_field="file_path",
+        source="scripts/make_synthetic.py writes it",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A checked annotation file.
+
+    Attributes:
+        file: where it lies.
+        digest: of its bytes (and of the split file's), hexadecimal.
+        records: in the order of the file.
+        remarks: what is odd but no error, one line each.
+    """
+
+    file: Path
+    digest: str
+    records: list[Record]
+    remarks: list[str]
+
+    def of(self, split: str) -> list[Record]:
+        """The records of a split, in the order of the file."""
+        return [record for record in self.records if record.split == split]
+
+
+def find_annotation(name: str, root: str | Path) -> Path:
+    """The annotation file of a benchmark.
 
     Args:
-        file: a JSON list of objects with `id`, `captions`, `split` and the image path.
-        path_field: name of the field with the path, "file_path" or "img_path".
+        name: of `BENCHMARKS`.
+        root: the folder that holds the benchmark's folder, or that folder itself.
     Raises:
-        ValueError: the file is no such JSON, or a record lacks a field or holds one of the wrong kind.
+        FileNotFoundError: there is none; the text says what was looked for and what is there.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON ({error}). It may be cut off; fetch it again.") from error
-    if not isinstance(content, list) or not content:
-        found = "an empty list" if content == [] else f"a JSON {type(content).__name__}"
-        raise ValueError(f"{file} must hold a list of records, found {found}.")
-    return [_record(item, file, number, path_field) for number, item in enumerate(content)]
+    benchmark = BENCHMARKS[name]
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{name}: {root} is {'a file' if root.exists() else 'not there'}. Pass the folder that holds "
+            f"{benchmark.folder}/, or that folder itself; {benchmark.source}."
+        )
+    inside = sorted(path for path in root.iterdir() if _plain(path.name) == _plain(benchmark.folder) and path.is_dir())
+    for folder in (*inside, root):
+        names = {path.name.casefold(): path for path in folder.iterdir() if path.is_file()}
+        for wanted in benchmark.annotations:
+            if wanted.casefold() in names:
+                return names[wanted.casefold()]
+    folder = inside[0] if inside else root
+    there = sorted(path.name for path in folder.iterdir())
+    shown = ", ".join(there[:6] + ["..."] * (len(there) > 6)) or "nothing"
+    raise FileNotFoundError(
+        f"{name}: no annotation file in {folder}; looked for {', '.join(benchmark.annotations)}, found {shown}. "
+        f"Pass the folder that holds imgs/ and the JSON file, or the folder above it; {benchmark.source}."
+    )
 
 
-def _record(item: object, file: Path, number: int, path_field: str) -> Record:
-    place = f"{file}, record {number}"
+_last: tuple[tuple, Annotation] | None = None
+
+
+def read_annotation(
+    name: str, file: str | Path, split_file: str | Path | None = None, problems: list[str] | None = None
+) -> Annotation:
+    """Reads and checks an annotation file; reading the same bytes again costs nothing.
+
+    Args:
+        name: of `BENCHMARKS`.
+        file: the annotation.
+        split_file: replaces the file's own split: a JSON object of `train`, `val` and `test`, each a list of image
+            paths or of person ids.
+        problems: errors of single records go here, and the record is left out, instead of stopping at the first.
+    Raises:
+        ValueError: the file is not what it should be.
+        FileNotFoundError: it is not there.
+    """
+    global _last
+    file = Path(file)
+    data = _read_bytes(name, file)
+    digest = hashlib.sha256(data)
+    if split_file is not None:
+        split_file = Path(split_file)
+        digest.update(b"split file" + _read_bytes(name, split_file))
+    key = (name, file, split_file, digest.hexdigest())
+    if problems is None and _last is not None and _last[0] == key:
+        return _last[1]
+    annotation = _parse(name, file, data, digest.hexdigest(), split_file, problems)
+    if problems is None:
+        _last = key, annotation
+    return annotation
+
+
+def _parse(
+    name: str, file: Path, data: bytes, digest: str, split_file: Path | None, problems: list[str] | None
+) -> Annotation:
+    benchmark = BENCHMARKS[name]
+    items = _read_json(name, file, data)
+    if not isinstance(items, list):
+        raise ValueError(f"{name}: {file} holds {describe(items)}; expected a list of records; {benchmark.source}.")
+    has_split = split_file is None and any(isinstance(item, dict) and "split" in item for item in items)
+    report = reporter(f"{name}: {file}", problems)
+    records: list[Record] = []
+    unknown: Counter[str] = Counter()
+    for number, item in enumerate(items):
+        try:
+            record = _read_record(item, number, benchmark.path_field, has_split)
+        except ValueError as error:
+            report(number, str(error))
+            continue
+        if has_split:
+            split = SPLIT_NAMES.get(record.split.strip().casefold())
+            if split is None:
+                unknown[record.split] += 1
+                split = "val"
+            record = record._replace(split=split)
+        records.append(record)
+    if not records:
+        raise ValueError(f"{name}: {file} holds no usable record; {benchmark.source}.")
+    remarks = []
+    if unknown:
+        shown = ", ".join(f"{describe(split)} ({count:,} records)" for split, count in unknown.most_common(3))
+        remarks.append(f"{name}: {file} has splits that are neither train nor test, read as val: {shown}.")
+    if split_file is not None:
+        records = _split_by_file(name, file, records, split_file)
+    elif not has_split:
+        records = _split_by_id(name, file, records)
+        remarks.append(
+            f"{name}: {file} carries no split; it was rebuilt from the person ids, and all counts are the published "
+            "ones. The order of its pairs may differ from reid_raw.json, on which published noise index files rely."
+        )
+    records = check_duplicates(f"{name}: {file}", records, report, remarks)
+    _remark_counts(name, records, remarks)
+    return Annotation(file, digest, records, remarks)
+
+
+def _read_record(item: object, number: int, path_field: str, has_split: bool) -> Record:
+    needed = ["id", path_field, "captions"] + ["split"] * has_split
     if not isinstance(item, dict):
-        raise ValueError(f"{place}: expected an object, found {_short(item)}.")
-    missing = [name for name in ("id", path_field, "captions", "split") if name not in item]
-    if missing:
-        fields = ", ".join(map(str, item)) or "nothing"
-        raise ValueError(f"{place}: the field(s) {', '.join(missing)} are missing; it has {fields}.")
-    person_id, path, captions, split = (item[name] for name in ("id", path_field, "captions", "split"))
-    if isinstance(person_id, bool) or not isinstance(person_id, int) or not 0 <= person_id < 2**63:
-        raise ValueError(f"{place}: id must be a whole number of at least 0, found {_short(person_id)}.")
-    if not isinstance(path, str) or not path.strip() or "\0" in path:
-        raise ValueError(f"{place}: {path_field} must be the path of an image, found {_short(path)}.")
-    path = path.replace("\\", "/")
-    if path.startswith("/") or ".." in PurePosixPath(path).parts or ":" in path.split("/")[0]:
-        raise ValueError(f"{place}: {path_field} {_short(path)} leaves the image folder; it must be relative to it.")
-    if not isinstance(captions, list) or not captions:
-        raise ValueError(f"{place}: captions must be a list with at least one sentence, found {_short(captions)}.")
-    for caption in captions:
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(
-                f"{place} ({_short(path)}): caption {_short(caption)} is empty or no text. Correct or remove the record."
-            )
+        raise ValueError(f"expected an object with {', '.join(needed)}, found {describe(item)}")
+    lacking = [key for key in needed if key not in item]
+    if lacking:
+        found = ", ".join(list(map(describe, item))[:8]) or "none"
+        raise ValueError(f"lacks {', '.join(lacking)}; its fields are {found}")
+    split = item["split"] if has_split else ""
     if not isinstance(split, str):
-        raise ValueError(f"{place}: split must be a text, found {_short(split)}.")
-    # As IRRA reads it: what is neither train nor test is val. ICFG-PEDES writes its splits in capitals at times.
-    split = split.strip().lower()
-    return Record(person_id, str(PurePosixPath(path)), tuple(captions), split if split in ("train", "test") else "val")
+        raise ValueError(f"split is {describe(split)}, expected train, val or test")
+    path = check_path(item[path_field], path_field)
+    captions = item["captions"]
+    if not isinstance(captions, list) or not captions:
+        raise ValueError(f"captions is {describe(captions)}, expected a list of one or more strings")
+    captions = tuple(check_caption(caption, f"captions[{i}]") for i, caption in enumerate(captions))
+    return Record(number, check_person_id(item["id"], "id"), path, captions, split)
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _remark_counts(name: str, records: list[Record], remarks: list[str]) -> None:
+    for split, published in BENCHMARKS[name].counts.items():
+        found = count([record for record in records if record.split == split])
+        different = [
+            f"{getattr(found, kind):,} {kind} (published: {getattr(published, kind):,})"
+            for kind in Counts._fields
+            if getattr(found, kind) != getattr(published, kind)
+        ]
+        if different:
+            remarks.append(
+                f"{name}: {split} has {', '.join(different)}. Figures will not compare with published ones."
+            )
 
 
-__all__ = ["SPLITS", "Record", "read_annotations"]
+def _split_by_file(name: str, file: Path, records: list[Record], split_file: Path) -> list[Record]:
+    table = _read_json(name, split_file, _read_bytes(name, split_file))
+    if not isinstance(table, dict) or not table or not all(isinstance(value, list) for value in table.values()):
+        raise ValueError(f"{name}: {split_file} holds {describe(table)}; {_SPLIT_FILE_HELP}.")
+    lookup: dict[object, str] = {}
+    for key, values in table.items():
+        if key.strip().casefold() not in SPLIT_NAMES:
+            raise ValueError(f"{name}: {split_file} has the split {describe(key)}; expected train, val, test.")
+        split = SPLIT_NAMES[key.strip().casefold()]
+        for value in values:
+            try:
+                entry = check_path(value, "entry") if isinstance(value, str) else check_person_id(value, "entry")
+            except ValueError as error:
+                raise ValueError(f"{name}: {split_file}, {key}: {error}; {_SPLIT_FILE_HELP}.") from None
+            if lookup.setdefault(entry, split) != split:
+                raise ValueError(f"{name}: {split_file} puts {describe(entry)} into {lookup[entry]} and {split}.")
+    result = []
+    for record in records:
+        split = lookup.get(record.path) or lookup.get(record.person_id)
+        if split is None:
+            raise ValueError(
+                f"{name}: {split_file} says nothing of record {record.number} of {file}: image {record.path}, person "
+                f"{record.person_id}. List every image or person in one of its splits."
+            )
+        result.append(record._replace(split=split))
+    return result
+
+
+def _split_by_id(name: str, file: Path, records: list[Record]) -> list[Record]:
+    """The published split of CUHK-PEDES by person id, accepted if every count comes out."""
+    benchmark = BENCHMARKS[name]
+    by_id = [
+        record._replace(split=split)
+        for record in records
+        for split, (low, high) in benchmark.split_ids.items()
+        if low <= record.person_id <= high
+    ]
+    found = {split: count([record for record in by_id if record.split == split]) for split in benchmark.split_ids}
+    if benchmark.split_ids and len(by_id) == len(records) and found == benchmark.counts:
+        return by_id
+    told = ""
+    if benchmark.split_ids:
+        told = " Split by person id it would have " + "; ".join(
+            f"{split} {found[split].images:,} images and {found[split].captions:,} captions (published: "
+            f"{published.images:,} and {published.captions:,})"
+            for split, published in benchmark.counts.items()
+        )
+        told += ", so its ids are not the published ones."
+    raise ValueError(
+        f"{name}: {file} has no field split, so nothing says which images are for training.{told} "
+        f"Get {benchmark.annotations[0]}, or {_SPLIT_FILE_HELP}."
+    )
+
+
+def _read_bytes(name: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: there is no file {file}.") from None
+    except OSError as error:
+        raise ValueError(f"{name}: {file} cannot be read: {error}.") from error
+
+
+def _read_json(name: str, file: Path, data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError(f"{name}: {file} is nested too deeply; expected a list of records.") from None
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: {file} ({len(data):,} bytes) is not valid JSON: {error}. If it was cut short, get it again."
+        ) from None
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "-")
+
+
+__all__ = ["BENCHMARKS", "SPLITS", "Annotation", "Benchmark", "find_annotation", "read_annotation"]

@@ -29,7 +29,7 @@ class PairPreparer:
         self.seed = seed
         self.height, self.width = processor.image_size
         tokenizer = processor.tokenizer
-        # CLIP has no mask token; IRRA and RDE use the last ordinary entry of the vocabulary, just before the start token.
+        # CLIP has no mask token; IRRA and RDE use the last ordinary entry of the vocabulary, before the start token.
         self.num_ordinary = min(tokenizer.bos_token_id, tokenizer.eos_token_id)
         self.mask_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else self.num_ordinary - 1
 

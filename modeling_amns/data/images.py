@@ -1,38 +1,69 @@
-"""Decodes an image file as the model needs it; what is wrong with a file is said with its name."""
+"""Decoding one image: any file and any PIL mode to upright RGB, errors that name the file."""
 
 import io
-import os
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
 from ..processing_amns import to_rgb
 
+# A JPEG is decoded at a fraction of its size while that is at least this many times the size wanted, as PIL's own
+# `thumbnail` does; the resize that follows then has enough pixels to average.
+REDUCING_GAP = 2
+_ORIENTATION = 0x0112
 
-def decode_image(image: Image.Image | dict[str, Any], where: str | None = None, size: tuple[int, int] | None = None):
-    """An RGB image, upright, from a PIL image or the undecoded `{"path", "bytes"}` of `datasets`.
+
+def decode_image(
+    image: Image.Image | Mapping[str, Any], where: str | None = None, size: tuple[int, int] | None = None
+) -> Image.Image:
+    """An image in RGB, upright, read to its end.
+
+    Modes are treated as the processor does (`to_rgb`): EXIF rotation applied, 16-bit greys scaled to 8 bits,
+    transparency dropped, palettes, CMYK and greys converted as PIL does.
 
     Args:
-        image: what a row of a data set holds.
-        where: name for error messages; default the file's path.
-        size: height and width that it will be resized to; a large JPEG is then decoded at a fraction of its size, never
-            below twice these (the reduction is part of the JPEG decoder and costs nothing).
+        image: a PIL image, or what a `datasets.Image(decode=False)` column holds: `{"path": ..., "bytes": ...}`.
+        where: what an error calls the image; by default its path.
+        size: (height, width) in pixels that the caller will resize to. Large JPEG files are then decoded at a half, a
+            quarter or an eighth of their size, never below twice this one: much quicker, nearly the same pixels.
     Raises:
-        ValueError: the file is missing, truncated or no image; the message names it.
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be decoded: truncated, not an image, too large.
+
+    Example:
+
+        >>> decode_image({"path": "person.png", "bytes": None}).mode
+        'RGB'
     """
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    path, content = image.get("path"), image.get("bytes")
-    where = path if path is not None and os.path.isabs(path) else where or path or "an image without a path"
+    path = image.get("path") if isinstance(image, Mapping) else getattr(image, "filename", None)
+    where = where or path or "an image without a path"
     try:
-        opened = Image.open(path if content is None else io.BytesIO(content))
-        if size is not None and opened.format == "JPEG":
-            opened.draft("RGB", (2 * size[1], 2 * size[0]))
+        if isinstance(image, Mapping):
+            return _decode_file(image, size)
+        return to_rgb(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no image {path} ({where}). Was it moved after loading?") from None
+    except Exception as error:  # PIL's plugins raise whatever a broken file leads them to, up to struct.error
+        found = f" in {path}" if path and str(path) != str(where) else ""
+        raise ValueError(
+            f"Cannot read image {where}{found}: {type(error).__name__}: {error}. Get the file again or remove its "
+            "record; scripts/check_data.py lists all unreadable images."
+        ) from error
+
+
+def _decode_file(image: Mapping[str, Any], size: tuple[int, int] | None) -> Image.Image:
+    data = image.get("bytes")
+    if data is None and image.get("path") is None:
+        raise ValueError("it has neither a path nor bytes")
+    with Image.open(io.BytesIO(data) if data is not None else image["path"]) as opened:
+        if size is not None and opened.format == "JPEG" and opened.mode == "RGB":
+            height, width = size
+            if opened.getexif().get(_ORIENTATION, 1) >= 5:
+                height, width = width, height
+            opened.draft(None, (REDUCING_GAP * width, REDUCING_GAP * height))
+        opened.load()
         return to_rgb(opened)
-    except FileNotFoundError as error:
-        raise ValueError(f"The image {where} does not exist.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"The image {where} can't be read: {error}. Replace the file or remove its records.") from error
 
 
 __all__ = ["decode_image"]

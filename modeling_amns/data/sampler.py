@@ -1,8 +1,8 @@
 """Which pairs make a batch. Samplers yield `PairKey`s, so that augmentation can depend on the epoch in any worker.
 
 Both are deterministic per seed and epoch and know nothing of processes: accelerate deals their consecutive batches out
-to the processes, and skips what a resumed run has already seen. With `drop_last`, every process gets the same number of
-batches and the random sampler gives no pair twice in an epoch.
+to the processes, and skips what a resumed run has already seen. With `drop_last`, every process gets the same number
+of batches and the random sampler gives no pair twice in an epoch.
 """
 
 from collections.abc import Iterator, Sequence

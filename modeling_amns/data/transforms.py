@@ -1,7 +1,7 @@
 """Augmentation in two halves: each pair draws its parameters, the device applies them to the whole batch.
 
-What a pair draws depends on (seed, epoch, row) alone, hence not on workers, processes, batch size or resumption. Images
-travel as uint8; crop, flip, jitter, erasing and normalisation run on the device.
+What a pair draws depends on (seed, epoch, row) alone, hence not on workers, processes, batch size or resumption.
+Images travel as uint8; crop, flip, jitter, erasing and normalisation run on the device.
 """
 
 import math
@@ -21,9 +21,9 @@ class Augmentation:
         crop_padding: the image is padded by this many black pixels on each side and cropped back at random.
         erasing: probability that a rectangle is replaced by the mean colour (random erasing, arXiv 1708.04896).
         erasing_scale: smallest and largest share of the image's area that is erased.
-        color_jitter: largest relative change of brightness, contrast and saturation; 0 because captions speak of colours.
-        text: share of a caption's tokens that is changed; RDE uses 0.2. Of these, 60 % become the mask token, 20 % a
-            random token, 20 % are removed.
+        color_jitter: largest relative change of brightness, contrast and saturation; 0 because captions speak of
+        colours. text: share of a caption's tokens that is changed; RDE uses 0.2. Of these, 60 % become the mask token,
+            20 % a random token, 20 % are removed.
     """
 
     flip: float = 0.5
@@ -68,7 +68,9 @@ class Augmentation:
             "jitter": jitter.astype(np.float32),
         }
 
-    def change_tokens(self, ids: list[int], generator: np.random.Generator, mask_id: int, num_ordinary: int) -> list[int]:
+    def change_tokens(
+        self, ids: list[int], generator: np.random.Generator, mask_id: int, num_ordinary: int
+    ) -> list[int]:
         """Masks, replaces and removes tokens of a caption; the first (start) and last (end) token always stay.
 
         Args:
@@ -132,8 +134,9 @@ def augment_images(
     if jitter is not None:
         values = _jitter(values, jitter)
     values = (values - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    erased = _between(rows, erase[:, 0:1], erase[:, 2:3])[:, :, None] & (
-        _between(columns, erase[:, 1:2], erase[:, 3:4])[:, None, :]
+    erased = (
+        _between(rows, erase[:, 0:1], erase[:, 2:3])[:, :, None]
+        & (_between(columns, erase[:, 1:2], erase[:, 3:4])[:, None, :])
     )
     return values.masked_fill(erased[:, None], 0.0)
 

@@ -8,8 +8,8 @@ Two properties that a plain `argsort(queries @ gallery.T)` lacks:
   shape, which turns ties into chance. Here each coordinate of a normalised embedding is rounded to a multiple of
   2^-26, so every product is a multiple of 2^-52 and every partial sum, at most 1 by Cauchy-Schwarz, is a float64
   without rounding. Rounding the coordinates moves a cosine by about 5e-9, less than float32 arithmetic does.
-- No row is sorted unless it has ties or very many positives: a positive's rank is one plus the number of better gallery
-  items, and a binary search among the positives of a row counts these for all of them at once.
+- No row is sorted unless it has ties or very many positives: a positive's rank is one plus the number of better
+  gallery items, and a binary search among the positives of a row counts these for all of them at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from torch import Tensor
 
 RANKS = (1, 5, 10)
 BLOCK_SIZE = 2**20
-# Above this a binary search costs more than sorting the row.
+# About where the binary search, which grows with the logarithm of the positives, costs as much as sorting the row.
 MANY_POSITIVES = 1000
 _GRID = 2.0**26
 

@@ -1,0 +1,155 @@
+"""Image files below one folder: paths that stay inside it, and which of them are there, found by listing folders."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+MAX_PATH_CHARACTERS = 1024
+# Sub-folders that an error message lists before it counts the rest.
+MAX_LISTED = 12
+_IMPOSSIBLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+def relative_path(text: str) -> str:
+    """A path of an annotation in one spelling: relative, with `/`, without `.` and empty parts.
+
+    Args:
+        text: as the annotation has it; Windows separators are understood.
+    Raises:
+        ValueError: it is empty, absolute, leads out of the image folder or cannot be a file name; the text says which.
+
+    Example:
+
+        >>> relative_path("cam_a\\\\./0001.png")
+        'cam_a/0001.png'
+    """
+    if len(text) > MAX_PATH_CHARACTERS:
+        raise ValueError(f"has {len(text):,} characters, expected at most {MAX_PATH_CHARACTERS:,}")
+    if _IMPOSSIBLE.search(text):
+        raise ValueError(f"is {text[:60]!r}, expected no control characters and no lone surrogates")
+    unified = text.replace("\\", "/")
+    parts = [part for part in unified.split("/") if part not in ("", ".")]
+    if unified.startswith("/") or (parts and parts[0][1:2] == ":"):
+        raise ValueError(f"is the absolute path {text!r}, expected one relative to the image folder")
+    if ".." in parts:
+        raise ValueError(f"is {text!r}, which leaves the image folder; expected a path inside it, without '..'")
+    if not parts:
+        raise ValueError(f"is {text!r}, expected the path of an image")
+    return "/".join(parts)
+
+
+class ImageFolder:
+    """What lies below a folder, each sub-folder listed once when it is first asked for.
+
+    Args:
+        root: the image folder; may itself be a link.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = os.path.abspath(root)
+        self._real = os.path.realpath(root)
+        self._files: dict[str, frozenset[str]] = {}
+        self._links: set[str] = set()
+        self._spellings: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+
+    def missing(self, paths: Iterable[str]) -> list[str]:
+        """The paths without a file, in the order given, each once.
+
+        Raises:
+            ValueError: a path leads through a link out of the folder.
+        """
+        absent = {}
+        for path in paths:
+            parent, _, name = path.rpartition("/")
+            if name not in self._listing(parent):
+                absent[path] = None
+            elif path in self._links:
+                self._refuse_outside(path)
+        return list(absent)
+
+    def describe_missing(self, missing: list[str], paths: Iterable[str]) -> str:
+        """Missing files by sub-folder with counts, and what is there under a similar name.
+
+        Args:
+            missing: as `missing` returns them.
+            paths: all paths, of which they are missing.
+        """
+        total = Counter(map(_top, set(paths)))
+        lacking = Counter(map(_top, missing))
+        parts = []
+        for top, count in lacking.most_common(MAX_LISTED):
+            absent = "" if os.path.isdir(os.path.join(self.root, top)) else " (no such sub-folder)"
+            parts.append(f"{top or 'directly in it'}: {count:,} of {total[top]:,}{absent}")
+        if len(lacking) > MAX_LISTED:
+            rest = sum(count for _, count in lacking.most_common()[MAX_LISTED:])
+            parts.append(f"{len(lacking) - MAX_LISTED:,} more sub-folders: {rest:,}")
+        text = "; ".join(parts) + f". First: {missing[0]}."
+        similar = [(path, found) for path in missing if (found := self._similar(path))]
+        if similar:
+            path, found = similar[0]
+            text += (
+                f" {len(similar):,} of them are there under another spelling or extension, for example {path} as "
+                f"{found}: rename the files as the annotation names them."
+            )
+        return text
+
+    def _listing(self, parent: str) -> frozenset[str]:
+        if parent not in self._files:
+            self._refuse_outside(parent)
+            names = []
+            try:
+                with os.scandir(os.path.join(self.root, parent)) as entries:
+                    for entry in entries:
+                        if entry.is_file():
+                            names.append(entry.name)
+                            if entry.is_symlink():
+                                self._links.add(f"{parent}/{entry.name}".lstrip("/"))
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            self._files[parent] = frozenset(names)
+        return self._files[parent]
+
+    def _refuse_outside(self, path: str) -> None:
+        target = os.path.realpath(os.path.join(self.root, path))
+        if target != self._real and not target.startswith(self._real.rstrip(os.sep) + os.sep):
+            raise ValueError(
+                f"{path} in {self.root} is a link to {target}, outside of the image folder. Copy or hard-link the "
+                f"files into it (cp -rl), or make {self.root} itself a link to the folder that holds all images."
+            )
+
+    def _similar(self, path: str) -> str | None:
+        """A file whose path differs in case, Unicode form or extension only."""
+        current = ""
+        *parents, name = path.split("/")
+        for part in parents:
+            whole, _ = self._spelling(current)
+            if _key(part) not in whole:
+                return None
+            current = f"{current}/{whole[_key(part)]}".lstrip("/")
+        whole, stems = self._spelling(current)
+        found = whole.get(_key(name)) or stems.get(_key(os.path.splitext(name)[0]))
+        return f"{current}/{found}".lstrip("/") if found else None
+
+    def _spelling(self, parent: str) -> tuple[dict[str, str], dict[str, str]]:
+        if parent not in self._spellings:
+            try:
+                names = os.listdir(os.path.join(self.root, parent))
+            except OSError:
+                names = []
+            stems = {_key(os.path.splitext(name)[0]): name for name in names if os.path.splitext(name)[1]}
+            self._spellings[parent] = {_key(name): name for name in names}, stems
+        return self._spellings[parent]
+
+
+def _top(path: str) -> str:
+    return path.split("/", 1)[0] if "/" in path else ""
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+__all__ = ["ImageFolder", "relative_path"]

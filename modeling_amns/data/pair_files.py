@@ -1,0 +1,213 @@
+"""Tables of pairs as people write them: CSV, JSON and JSON Lines, row by row, and `datasets` with image paths."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .files import relative_path
+from .records import Record, check_caption, describe, split_name
+
+# A field of a CSV file may be as long as a caption that `check_caption` then refuses by name.
+_MAX_FIELD = 10_000_000
+_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a table of pairs; `split` may be absent from the table."""
+
+    image: str = "image"
+    caption: str = "caption"
+    person_id: str = "person_id"
+    split: str = "split"
+
+    def check(self, found: Iterable[str], source: str) -> bool:
+        """Whether there is a split column.
+
+        Raises:
+            ValueError: one of the others is missing.
+        """
+        found = list(found)
+        lacking = [name for name in (self.image, self.caption, self.person_id) if name not in found]
+        if lacking:
+            raise ValueError(
+                f"{source} has no column {', '.join(lacking)}; its columns are {', '.join(map(str, found))}. "
+                "Name yours with image_column, caption_column, person_id_column and split_column."
+            )
+        return self.split in found
+
+    def by_split(self, has_split: bool, whole: bool, split: str | None, source: str) -> bool:
+        """Whether rows are to be chosen by their split.
+
+        Args:
+            has_split: as `check` returns it.
+            whole: whether the source is a split by itself.
+            split: the one asked for; None for a source without splits.
+            source: name for error messages.
+        Raises:
+            ValueError: it is unclear which rows belong to the split.
+        """
+        if whole or (split is None and not has_split):
+            return False
+        if split is None:
+            raise ValueError(f"{source} has a column {self.split}: pass split=, so that test rows are not trained on.")
+        if not has_split:
+            raise ValueError(
+                f"{source} has no column {self.split}, so nothing says which rows are of {split}. Name it with "
+                'split_column, pass {"train": SOURCE, "test": SOURCE}, or split=None to train on all rows.'
+            )
+        return True
+
+
+def read_rows(file: Path) -> Iterator[dict]:
+    """The rows of a CSV, TSV, JSON or JSON Lines file as dictionaries.
+
+    Raises:
+        ValueError: the file is broken; the text names file and line.
+    """
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            if file.suffix.lower() in (".csv", ".tsv"):
+                yield from _csv_rows(file, lines)
+            elif file.suffix.lower() == ".json":
+                yield from _json_rows(file, lines.read())
+            else:
+                yield from _json_lines(file, lines)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error}. Save it as UTF-8.") from None
+
+
+def _csv_rows(file: Path, lines: Iterable[str]) -> Iterator[dict]:
+    csv.field_size_limit(_MAX_FIELD)
+    reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    try:
+        for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: {len(row) - 1 + len(row[None])} fields, the first line names "
+                    f"{len(row) - 1}. Put captions that hold a comma in double quotes."
+                )
+            yield row
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {reader.line_num}: {error}.") from None
+
+
+def _json_rows(file: Path, text: str) -> Iterator[dict]:
+    rows = _parse(text, str(file))
+    if not isinstance(rows, list):
+        raise ValueError(
+            f"{file} holds {describe(rows)}; expected a list of objects, or .jsonl with one on each line."
+        )
+    for number, row in enumerate(rows):
+        yield _object(row, f"{file}, record {number} (counted from 0)")
+
+
+def _json_lines(file: Path, lines: Iterable[str]) -> Iterator[dict]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _object(_parse(line, f"{file}, line {number}"), f"{file}, line {number}")
+
+
+def _parse(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON: {error}.") from None
+
+
+def _object(row: object, where: str) -> dict:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object, found {describe(row)}.")
+    return row
+
+
+def to_records(
+    rows: Iterable[dict], columns: Columns, source: str, image_root: Path, report: Callable[[int, str], None]
+) -> tuple[list[Record], bool]:
+    """Checked records of a table with image paths.
+
+    Args:
+        rows: dictionaries with the columns' names.
+        columns: which they are.
+        source: name for error messages.
+        image_root: folder that holds all images; paths are relative to it or lie in it.
+        report: takes number and text of an erroneous row.
+    Returns:
+        the records, their `split` empty where the table has no such column, and whether it has one. Person ids are
+        numbers where all are written as whole numbers, else strings.
+    """
+    records: list[Record] = []
+    has_split = False
+    root = os.path.abspath(image_root)
+    for number, row in enumerate(rows):
+        if number == 0:
+            has_split = columns.check(row, source)
+        try:
+            split = split_name(row.get(columns.split), columns.split) if has_split else ""
+            path = inside(row.get(columns.image), columns.image, root)
+            captions = captions_of(row.get(columns.caption), columns.caption)
+            records.append(
+                Record(number, own_id(row.get(columns.person_id), columns.person_id), path, captions, split)
+            )
+        except ValueError as error:
+            report(number, str(error))
+    if not records:
+        raise ValueError(f"{source} has no rows; expected one for each pair of image and caption.")
+    return _same_kind(records, source), has_split
+
+
+def captions_of(value: object, name: str) -> tuple[str, ...]:
+    """A caption, or a list of captions of the same image."""
+    if isinstance(value, (list, tuple)) and value:
+        return tuple(check_caption(caption, f"{name}[{i}]") for i, caption in enumerate(value))
+    return (check_caption(value, name),)
+
+
+def own_id(value: object, name: str) -> int | str:
+    """A person id of own data: a whole number or a name; a ValueError says what it is instead."""
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    if isinstance(value, str) and value.strip():
+        # Only a name that can be stored: lone surrogates cannot.
+        return check_caption(value.strip(), name)
+    raise ValueError(f"{name} is {describe(value)}, expected a whole number or a name")
+
+
+def _same_kind(records: list[Record], source: str) -> list[Record]:
+    """Person ids all numbers or all strings: `7` of a JSON file and `"7"` are not silently two persons."""
+    texts = [record.person_id for record in records if isinstance(record.person_id, str)]
+    if not texts:
+        return records
+    if len(texts) < len(records):
+        raise ValueError(
+            f"{source} has person ids that are numbers and others that are strings (first {describe(texts[0])}). "
+            "Write all of them in one way."
+        )
+    if all(_WHOLE.fullmatch(text) for text in texts):
+        return [record._replace(person_id=int(record.person_id)) for record in records]
+    return records
+
+
+def inside(value: object, name: str, root: str) -> str:
+    """The path of an image relative to the image folder `root`; a ValueError says what it is instead."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {describe(value)}, expected the path of an image as a string")
+    if os.path.isabs(value):
+        path = os.path.normpath(value)
+        if not path.startswith(root.rstrip(os.sep) + os.sep):
+            raise ValueError(
+                f"{name} is {describe(value)}, which is not in the image folder {root}; pass image_root=, the folder "
+                "that holds all images"
+            )
+        value = os.path.relpath(path, root)
+    try:
+        return relative_path(value)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+__all__ = ["Columns", "captions_of", "inside", "own_id", "read_rows", "to_records"]

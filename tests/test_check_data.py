@@ -1,0 +1,136 @@
+"""The check of a whole benchmark: what it finds, what counts as broken, and the script around it."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from modeling_amns.data.check import MAX_TOKENS, check_benchmark
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "check_data.py"
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """A sound benchmark of four images that a test may spoil: its folder and its records."""
+    folder = tmp_path / "synthetic-pedes"
+    (folder / "imgs" / "a").mkdir(parents=True)
+    records = []
+    for number in range(4):
+        Image.new("RGB", (8 + number, 16)).save(folder / "imgs" / "a" / f"{number}.png")
+        split = "train" if number < 2 else "test"
+        captions = [f"person {number}", f"{number} again"]
+        records.append({"id": number, "file_path": f"a/{number}.png", "captions": captions, "split": split})
+    write(folder, records)
+    return folder, records
+
+
+def write(folder, records):
+    (folder / "reid_raw.json").write_text(json.dumps(records))
+
+
+def check(folder, **options):
+    return check_benchmark("synthetic-pedes", folder, progress=False, **options)
+
+
+def test_a_sound_benchmark_is_counted_and_not_broken(benchmark):
+    report = check(benchmark[0])
+    assert not report.broken and not report.remarks
+    assert report.counts == {"train": (2, 2, 4), "test": (2, 2, 4)}
+    assert report.image_sizes == ((8, 16), (11, 16))
+    assert "| train | 2 | 2 | 4 |" in report.as_text() and "Nothing is broken." in report.as_text()
+
+
+def test_everything_that_is_wrong_is_found_at_once(benchmark):
+    folder, records = benchmark
+    records[0]["captions"].append("")
+    records += [
+        {"id": 5, "file_path": "b/9.png", "captions": ["gone"], "split": "val"},
+        {"id": 3, "file_path": "a/0.png", "captions": ["x"], "split": "train"},
+        {"id": "6", "file_path": "a/0.png", "captions": ["x"], "split": "train"},
+        "no record",
+    ]
+    write(folder, records)
+    (folder / "imgs" / "a" / "1.png").write_bytes(b"no image")
+    report = check(folder)
+    assert report.broken
+    assert [line.split("(counted from 0): ")[1][:22] for line in report.invalid] == [
+        "captions[2] is empty, ",
+        "id is the string '6', ",
+        "expected an object wit",
+    ]
+    assert report.num_missing == 1 and "b: 1 of 1 (no such sub-folder)" in report.missing
+    assert len(report.unreadable) == 1 and "Cannot read image a/1.png" in report.unreadable[0]
+    assert report.shared_persons == 1
+    assert all(line in report.as_text() for line in (*report.invalid, *report.unreadable))
+
+
+@pytest.mark.parametrize("spoil", ["invalid", "missing", "unreadable", "shared", "link"])
+def test_each_fault_alone_is_enough_to_be_broken(benchmark, tmp_path, spoil):
+    folder, records = benchmark
+    image = folder / "imgs" / "a" / "1.png"
+    if spoil == "invalid":
+        del records[1]["id"]
+    elif spoil == "missing":
+        image.unlink()
+    elif spoil == "unreadable":
+        image.write_bytes(image.read_bytes()[:40])
+    elif spoil == "shared":
+        records[3]["id"] = 0
+    else:
+        image.rename(tmp_path / "outside.png")
+        image.symlink_to(tmp_path / "outside.png")
+    write(folder, records)
+    assert check(folder).broken
+
+
+def test_captions_that_two_persons_share_are_counted_but_break_nothing(benchmark):
+    folder, records = benchmark
+    records[0]["captions"] = ["the same", "twice", "twice"]
+    records[1]["captions"] = ["the same "]
+    records[2]["captions"] = ["the same"]  # in another split
+    write(folder, records)
+    report = check(folder)
+    assert report.repeated_captions == 2 and not report.broken
+
+
+def test_long_captions_are_counted_by_the_tokenizer_that_is_given(benchmark):
+    folder, records = benchmark
+    records[0]["captions"] = ["w " * MAX_TOKENS, "w " * (MAX_TOKENS + 1)]
+    write(folder, records)
+    assert check(folder).long_captions is None
+    assert "not counted" in check(folder).as_text()
+    report = check(folder, count_tokens=lambda captions: [len(caption.split()) for caption in captions])
+    assert report.long_captions == 1 and not report.broken
+
+
+def run_script(monkeypatch, capsys, *options):
+    """Exit code, output and error output of the script in this process."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--benchmark", "synthetic-pedes", *map(str, options)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_the_script_prints_the_report_and_fails_when_something_is_broken(
+    benchmark, tmp_path, processor, monkeypatch, capsys
+):
+    folder, records = benchmark
+    records[0]["captions"] = ["red " * 200]
+    write(folder, records)
+    processor.save_pretrained(tmp_path / "checkpoint")
+    options = "--data_root", tmp_path, "--processor", tmp_path / "checkpoint", "--json", "true"
+    code, printed, _ = run_script(monkeypatch, capsys, *options)
+    report = json.loads(printed)
+    assert code == 0 and report["broken"] is False
+    assert report["long_captions"] == 1 and report["counts"]["train"] == {"persons": 2, "images": 2, "captions": 3}
+    (folder / "imgs" / "a" / "0.png").unlink()
+    code, printed, _ = run_script(monkeypatch, capsys, "--data_root", tmp_path)
+    assert code == 1 and "missing images: 1 (a: 1 of 4" in printed
+    code, printed, error = run_script(monkeypatch, capsys, "--data_root", tmp_path / "nowhere")
+    assert (
+        code == 1 and not printed and "check_data.py: synthetic-pedes: " in error and "nowhere is not there" in error
+    )

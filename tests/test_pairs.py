@@ -1,0 +1,307 @@
+"""Own data: tables with image paths, saved data sets, streams; the same columns as the benchmarks."""
+
+import csv
+import json
+import warnings
+
+import datasets
+import pytest
+from PIL import Image
+
+from modeling_amns import inject_noise, load_pairs
+from modeling_amns.data.tables import dropped_pairs
+
+ROWS = [
+    ("photos/1.png", "a man, in red", "ben", "train"),
+    ("photos/1.png", 'says "hello"', "ben", "train"),
+    ("photos/2.png", "None", "ada", "train"),
+    ("photos/3.png", "a woman\nin blue", "cy", "test"),
+    ("photos/3.png", "NA", "cy", "test"),
+    ("photos/4.png", "a hat", "ada 2", "test"),
+]
+NAMES = ("image", "caption", "person_id", "split")
+TRAIN = ["image", "caption", "person_id", "image_id", "image_path", "person_name"]
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A folder of four images, each of a colour of its own."""
+    (tmp_path / "photos").mkdir()
+    for number in range(1, 5):
+        Image.new("RGB", (4, 8), (50 * number, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
+    return tmp_path
+
+
+def write_table(folder, kind, rows=ROWS, names=NAMES, name="pairs"):
+    file = folder / f"{name}.{kind}"
+    table = [dict(zip(names, row)) for row in rows]
+    if kind in ("csv", "tsv"):
+        with open(file, "w", newline="", encoding="utf-8") as opened:
+            writer = csv.DictWriter(opened, names, delimiter="\t" if kind == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(table)
+    elif kind == "parquet":
+        datasets.Dataset.from_list(table).to_parquet(str(file))
+    elif kind == "json":
+        file.write_text(json.dumps(table))
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in table))
+    return file
+
+
+def with_images(folder, rows=ROWS):
+    """The same rows as a data set that holds its images."""
+    table = [dict(zip(NAMES, (str(folder / path), *rest))) for path, *rest in rows]
+    return datasets.Dataset.from_list(table).cast_column("image", datasets.Image())
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_a_table_gives_pairs_to_train_on_and_a_gallery_with_queries_to_test_on(people, kind):
+    file = write_table(people, kind)
+    train = load_pairs(file, split="train")
+    assert train.column_names == TRAIN
+    assert train["caption"][:] == ["a man, in red", 'says "hello"', "None"]
+    assert train["person_id"][:] == [1, 1, 0] and train["person_name"][:] == ["ben", "ben", "ada"]
+    assert train["image_id"][:] == [0, 0, 1] and train["image_path"][2] == "photos/2.png"
+    assert train[2]["image"].getpixel((0, 0)) == (100, 0, 0)
+    test = load_pairs(file, split="test")
+    assert test["gallery"]["image_path"][:] == ["photos/3.png", "photos/4.png"]
+    assert test["gallery"]["person_id"][:] == [1, 0] and test["queries"]["person_id"][:] == [1, 1, 0]
+    assert test["queries"]["caption"][:] == ["a woman\nin blue", "NA", "a hat"]
+    assert test["queries"]["image_id"][:] == [0, 0, 1]
+    with pytest.raises(ValueError, match="has no rows of split val"):
+        load_pairs(file, split="val")
+
+
+@pytest.mark.parametrize("source", ["object", "saved", "parquet"])
+def test_a_data_set_that_holds_its_images_gives_the_same_rows_as_a_table(people, source):
+    data = with_images(people)
+    if source == "saved":
+        data.save_to_disk(people / "saved")
+    elif source == "parquet":
+        data.to_parquet(str(people / "embedded.parquet"))  # holds the bytes and bare file names
+    source = {"object": data, "saved": people / "saved", "parquet": people / "embedded.parquet"}[source]
+    table = write_table(people, "csv")
+    for split in ("train", "test"):
+        want, found = load_pairs(table, split=split), load_pairs(source, split=split)
+        parts = [(want, found)] if split == "train" else [(want[part], found[part]) for part in ("gallery", "queries")]
+        for one, other in parts:
+            assert one.column_names == other.column_names and one.features == other.features
+            for name in set(one.column_names) - {"image", "image_path"}:
+                assert one[name][:] == other[name][:], name
+            if "image" in one.column_names:
+                assert [i.tobytes() for i in one["image"]] == [i.tobytes() for i in other["image"]]
+
+
+def test_splits_of_a_data_set_dictionary_are_its_own(people):
+    rows = with_images(people).remove_columns("split")
+    both = datasets.DatasetDict(train=rows.select(range(3)), validation=rows.select(range(3, 6)))
+    both.save_to_disk(people / "saved")
+    assert len(load_pairs(people / "saved", split="train")) == 3
+    assert len(load_pairs(people / "saved", split="val")["gallery"]) == 2
+    with pytest.raises(ValueError, match="has the splits train, val; pass split= one of them, not test"):
+        load_pairs(people / "saved", split="test")
+
+
+def test_each_split_may_have_a_file_of_its_own(people):
+    sources = {
+        "train": write_table(people, "csv", [row[:3] for row in ROWS[:3]], NAMES[:3], "first"),
+        "test": write_table(people, "jsonl", [row[:3] for row in ROWS[3:]], NAMES[:3], "second"),
+    }
+    assert len(load_pairs(sources, split="train")) == 3
+    assert len(load_pairs(sources, split="test")["queries"]) == 3
+
+
+def test_a_table_without_splits_is_trained_on_whole_only_when_that_is_said(people):
+    file = write_table(people, "csv", [row[:3] for row in ROWS], NAMES[:3])
+    assert len(load_pairs(file)) == 6
+    with pytest.raises(ValueError, match="has no column split, so nothing says which rows are of train"):
+        load_pairs(file, split="train")
+    with pytest.raises(ValueError, match="has a column split: pass split=, so that test rows are not trained on"):
+        load_pairs(write_table(people, "csv", name="other"))
+
+
+def test_columns_may_have_other_names(people):
+    file = write_table(people, "csv", names=("file_name", "text", "who", "part"))
+    names = {"image_column": "file_name", "caption_column": "text", "person_id_column": "who", "split_column": "part"}
+    assert load_pairs(file, split="train", **names).column_names == TRAIN
+    with pytest.raises(
+        ValueError, match="no column image, caption, person_id; its columns are file_name, text, who, part"
+    ):
+        load_pairs(file, split="train")
+
+
+def test_a_folder_with_a_metadata_file_is_that_file(people):
+    write_table(people, "csv", name="metadata")
+    assert len(load_pairs(people, split="train")) == 3
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "images"])
+def test_a_list_of_captions_is_a_pair_each(people, kind):
+    rows = [("photos/1.png", ["one", "two"], 5, "train"), ("photos/2.png", ["three"], 5, "train")]
+    source = write_table(people, "jsonl", rows) if kind == "jsonl" else with_images(people, rows)
+    train = load_pairs(source, split="train")
+    assert train["caption"][:] == ["one", "two", "three"] and train["image_id"][:] == [0, 0, 1]
+    assert [image.getpixel((0, 0))[0] for image in train["image"]] == [50, 50, 100]
+
+
+@pytest.mark.parametrize(
+    "persons, numbers",
+    [
+        (["10", "9", "-3"], [2, 1, 0]),  # whole numbers go by value
+        (["10", "9", "b"], [0, 1, 2]),  # names go as text
+        (["007", "7", "6"], [0, 2, 1]),  # leading zeros are names
+    ],
+)
+def test_persons_are_numbered_in_the_order_of_their_sorted_ids(people, persons, numbers):
+    file = write_table(
+        people, "csv", [(f"photos/{i + 1}.png", "x", person) for i, person in enumerate(persons)], NAMES[:3]
+    )
+    train = load_pairs(file)
+    assert train["person_id"][:] == numbers and train["person_name"][:] == persons
+
+
+def test_images_lie_below_the_image_root(people):
+    absolute = [(str(people / row[0]), *row[1:]) for row in ROWS]
+    assert load_pairs(write_table(people, "csv", absolute), split="train")["image_path"][0] == "photos/1.png"
+    bare = [(row[0].removeprefix("photos/"), *row[1:]) for row in ROWS]
+    file = write_table(people, "csv", bare, name="bare")
+    assert load_pairs(file, split="train", image_root=people / "photos")["image_path"][0] == "1.png"
+    with pytest.raises(FileNotFoundError, match=r"2 of 2 images are not in .* Pass image_root= their folder"):
+        load_pairs(file, split="train")
+    (people / "tables").mkdir()
+    file = write_table(people / "tables", "csv", absolute)
+    with pytest.raises(ValueError, match="record 0 .*not in the image folder .*tables; pass image_root="):
+        load_pairs(file, split="train")
+    file = write_table(people / "tables", "csv", [("../photos/1.png", *ROWS[0][1:])], name="up")
+    with pytest.raises(ValueError, match="leaves the image folder"):
+        load_pairs(file, split="train")
+
+
+def test_missing_images_can_be_left_out_and_are_counted(people):
+    (people / "photos" / "1.png").unlink()
+    file = write_table(people, "csv")
+    with pytest.warns(UserWarning, match="1 of 2 images are not in .*photos: 1 of 2. First: photos/1.png"):
+        train = load_pairs(file, split="train", on_missing="drop")
+    assert train["caption"][:] == ["None"] and dropped_pairs(train) == 2
+    with pytest.raises(ValueError, match="on_missing is 'skip'"):
+        load_pairs(file, on_missing="skip")
+
+
+def test_noise_goes_into_own_pairs_too(people):
+    for source in (write_table(people, "csv"), with_images(people)):
+        noisy = inject_noise(load_pairs(source, split="train"), 0.67, seed=1)
+        assert set(noisy.column_names) == {*TRAIN, "is_clean"} and noisy["is_clean"][:].count(False) == 2
+        assert noisy[0]["image"].getpixel((0, 0)) == (50, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        (("photos/1.png", " ", "x", "train"), "caption is empty"),
+        (("photos/1.png", "x", "", "train"), "person_id is the string '', expected a whole number or a name"),
+        (("", "x", "x", "train"), "image is '', expected the path of an image"),
+        (("photos/1.png", "x", "x", "all"), "split is the string 'all', expected train, val or test"),
+        (("photos/1.png", "x", "ada", "train"), "image photos/1.png belongs to person ada, in record 0 to person ben"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_row_that_is_not_right_is_named(people, kind, row, message):
+    file = write_table(people, kind, [*ROWS, row])
+    with pytest.raises(ValueError, match=message) as caught:
+        load_pairs(file, split="train")
+    assert f"{file}, record 6 (counted from 0): " in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, 1.5, True, [], {}])
+def test_person_ids_of_other_kinds_are_refused(people, value):
+    file = write_table(people, "jsonl", [("photos/1.png", "x", value)], NAMES[:3])
+    with pytest.raises(ValueError, match="record 0 .*person_id is .*expected a whole number or a name"):
+        load_pairs(file)
+
+
+def test_numbers_and_strings_are_not_mixed(people):
+    rows = [("photos/1.png", "x", 7), ("photos/2.png", "x", "7")]
+    with pytest.raises(ValueError, match="person ids that are numbers and others that are strings"):
+        load_pairs(write_table(people, "jsonl", rows, NAMES[:3]))
+
+
+def test_an_image_in_two_splits_is_a_warning(people):
+    rows = [*ROWS, ("photos/1.png", "x", "ben", "test")]
+    with pytest.warns(UserWarning, match="more than once, 1 of them in two splits, first photos/1.png"):
+        load_pairs(write_table(people, "csv", rows), split="train")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.csv", b"image,caption,person_id\np.png,a man, in red,3\n", "line 2: 4 fields, the first line names 3"),
+        ("a.csv", b"", "a.csv has no rows"),
+        ("a.csv", "image,caption,person_id\np.png,h\xf6m,3\n".encode("latin-1"), "a.csv is not UTF-8 text"),
+        ("a.jsonl", b'{"image": "p", "caption": "x", "person_id": 1}\n{"ima', "a.jsonl, line 2 is not valid JSON"),
+        ("a.jsonl", b"[1]\n", "a.jsonl, line 1: expected an object, found a list of 1"),
+        ("a.json", b'{"image": 1}', "a.json holds an object of 1 fields; expected a list of objects"),
+        ("a.parquet", b"PAR1", "a.parquet is not a Parquet file that can be read"),
+        ("a.xlsx", b"", "a.xlsx is no table that is understood; expected one of .csv, .tsv"),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_pairs(tmp_path / name)
+
+
+def test_a_source_that_is_not_there_is_named_without_asking_the_hub(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file .*pairs.csv"):
+        load_pairs(tmp_path / "pairs.csv")
+    with pytest.raises(FileNotFoundError, match="There is no file or folder .*nothing, and it is no Hub id"):
+        load_pairs(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="neither a data set written by save_to_disk nor metadata.csv"):
+        load_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "object", "images"])
+def test_a_stream_gives_the_same_pairs_row_by_row(people, kind):
+    numbers = {"ben": 1, "ada": 0, "cy": 2, "ada 2": 3}
+    rows = [(path, caption, numbers[person], split) for path, caption, person, split in ROWS]
+    source = with_images(people, rows) if kind == "images" else None
+    if kind == "object":
+        table = [dict(zip(NAMES, row)) for row in rows]
+        source = datasets.Dataset.from_list(table).to_iterable_dataset()
+    stream = load_pairs(source or write_table(people, kind, rows), split="train", streaming=True, image_root=people)
+    assert isinstance(stream, datasets.IterableDataset)
+    found = list(stream)
+    assert list(found[0]) == ["image", "caption", "person_id", "image_path"]
+    assert [row["caption"] for row in found] == ["a man, in red", 'says "hello"', "None"]
+    assert [row["person_id"] for row in found] == [1, 1, 0]
+    assert [row["image"].getpixel((0, 0))[0] for row in found] == [50, 50, 100]
+    undecoded = next(iter(stream.cast_column("image", datasets.Image(decode=False))))
+    assert undecoded["image"]["path"] == str(people / "photos/1.png")
+
+
+def test_a_stream_says_what_it_cannot_do(people):
+    file = write_table(people, "csv")
+    with pytest.raises(ValueError, match="streaming is for training; test is ranked as a whole"):
+        load_pairs(file, split="test", streaming=True)
+    stream = load_pairs(file, split="train", streaming=True)
+    with pytest.raises(ValueError, match="row 0 .*person_id is the string 'ben', .*streaming=False can"):
+        next(iter(stream))
+    with pytest.raises(ValueError, match="pass split=, so that test rows are not trained on"):
+        load_pairs(file, streaming=True)
+
+
+def test_the_second_start_takes_a_table_from_the_cache_and_changes_are_noticed(people):
+    file = write_table(people, "csv")
+    first, second = (load_pairs(file, split="train") for _ in range(2))
+    assert first.cache_files == second.cache_files and first._fingerprint == second._fingerprint
+    other = load_pairs(file, split="train", caption_column="person_id")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_table(people, "csv", ROWS[:1])
+        changed = load_pairs(file, split="train")
+    assert len({tuple(d.cache_files[0].items()) for d in (first, other, changed)}) == 3 and len(changed) == 1
