@@ -24,6 +24,7 @@ _LAZY = {
     "make_synthetic_benchmark": "data.synthetic",
 }
 
+
 def __getattr__(name: str):
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import csv
 import json
 import warnings
+from pathlib import Path
 
 import datasets
 import pytest
@@ -60,6 +61,15 @@ def with_images(folder, rows=ROWS):
     return datasets.Dataset.from_list(table).cast_column("image", datasets.Image())
 
 
+def with_bytes(data):
+    """The data set as the Hub stores it: bytes of the images and bare file names."""
+    rows = []
+    for row in data.cast_column("image", datasets.Image(decode=False)):
+        path = Path(row["image"]["path"])
+        rows.append({**row, "image": {"bytes": path.read_bytes(), "path": path.name}})
+    return datasets.Dataset.from_list(rows, features=data.features)
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_a_table_gives_pairs_to_train_on_and_a_gallery_with_queries_to_test_on(people, kind):
     file = write_table(people, kind)
@@ -84,7 +94,7 @@ def test_a_data_set_that_holds_its_images_gives_the_same_rows_as_a_table(people,
     if source == "saved":
         data.save_to_disk(people / "saved")
     elif source == "parquet":
-        data.to_parquet(str(people / "embedded.parquet"))  # holds the bytes and bare file names
+        with_bytes(data).to_parquet(str(people / "embedded.parquet"))
     source = {"object": data, "saved": people / "saved", "parquet": people / "embedded.parquet"}[source]
     table = write_table(people, "csv")
     for split in ("train", "test"):
@@ -96,6 +106,20 @@ def test_a_data_set_that_holds_its_images_gives_the_same_rows_as_a_table(people,
                 assert one[name][:] == other[name][:], name
             if "image" in one.column_names:
                 assert [i.tobytes() for i in one["image"]] == [i.tobytes() for i in other["image"]]
+
+
+def test_images_of_the_same_name_inside_a_parquet_file_are_told_apart(people):
+    (people / "more").mkdir()
+    Image.new("RGB", (4, 8), (0, 9, 0)).save(people / "more" / "1.png")
+    data = with_images(people, [ROWS[0], ("more/1.png", *ROWS[0][1:]), ROWS[1]])
+    with_bytes(data).to_parquet(str(people / "embedded.parquet"))
+    assert load_pairs(people / "embedded.parquet", split="train")["image_id"][:] == [0, 1, 0]
+
+
+def test_a_table_saved_by_a_spreadsheet_is_read(people):
+    file = write_table(people, "csv")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # a byte order mark before the first column's name
+    assert len(load_pairs(file, split="train")) == 3
 
 
 def test_splits_of_a_data_set_dictionary_are_its_own(people):
@@ -231,6 +255,7 @@ def test_numbers_and_strings_are_not_mixed(people):
         load_pairs(write_table(people, "jsonl", rows, NAMES[:3]))
 
 
+@pytest.mark.filterwarnings("ignore:.*person.s. in more than one split")
 def test_an_image_in_two_splits_is_a_warning(people):
     rows = [*ROWS, ("photos/1.png", "x", "ben", "test")]
     with pytest.warns(UserWarning, match="more than once, 1 of them in two splits, first photos/1.png"):

@@ -76,9 +76,9 @@ class Report:
             f"- persons in more than one split: {self.shared_persons:,}",
             f"- captions that another person of the split has too: {self.repeated_captions:,}",
             f"- captions longer than {MAX_TOKENS} tokens: {long}",
-            "",
         ]
         for group in (self.invalid, self.unreadable, self.remarks):
+            lines += [""] * bool(group)
             lines += [f"- {line}" for line in group[:MAX_LINES]]
             if len(group) > MAX_LINES:
                 lines.append(f"- and {len(group) - MAX_LINES:,} more like these")

@@ -320,7 +320,7 @@ def _attach(
 
 
 def _image_keys(batch: dict[str, list], column: str) -> dict[str, list]:
-    """What tells images apart: their bytes, else their path (paths inside Parquet files are bare file names)."""
+    """What tells images apart: their bytes, else their path. Beside bytes the Hub keeps bare file names only."""
     keys, paths = [], []
     for image in batch[column]:
         data = image["bytes"]
