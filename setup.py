@@ -21,7 +21,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["modeling_amns", "modeling_amns.*"]),
-    package_data={"modeling_amns": ["py.typed"]},
+    package_data={
+        "modeling_amns": ["py.typed", "metrics/person_retrieval/README.md", "metrics/person_retrieval/*.txt"]
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",

@@ -151,8 +151,8 @@ class AMNSVisionModel(CLIPVisionModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, AMNSVisionEmbeddings):
-            # CLIP's own start (0.02) makes a position some thirty times weaker than the normalised pixels of its patch,
-            # and a small model then takes many epochs to learn where on a body a colour is. Ours starts both alike.
+            # CLIP's own start (0.02) makes a position some thirty times weaker than the pixels of its patch, and a
+            # small model then takes many epochs to learn where on a body a colour is. Ours starts both alike.
             pixels = module.patch_embedding.weight[0].numel()
             init.normal_(module.position_embedding.weight, std=self.config.initializer_range * pixels**0.5)
 

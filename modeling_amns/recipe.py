@@ -85,15 +85,11 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
         (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
     )
     parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
-    known, _ = parser.parse_known_args(_with_required(arguments))
+    known, _ = parser.parse_known_args(arguments)
     if known.config:
         parser.set_defaults(**read_recipe(known.config, {action.dest for action in parser._actions}))
     *parsed, _ = parser.parse_args_into_dataclasses(args=arguments)
     return tuple(parsed)
-
-
-def _with_required(arguments: list[str] | None) -> list[str] | None:
-    return arguments
 
 
 def read_recipe(path: str | Path, fields: set[str]) -> dict:
@@ -186,13 +182,13 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         best = _report_epoch(trainer, test, _epoch_of(trainer, best_step))
     results = {
         "benchmark": data.benchmark,
-        "noise_rate": data.noise_rate,
+        "noise_rate": _noise_share(train),
         "losses": args.loss_weights,
         "keep_ratio": args.keep_ratio,
         "best": best,
         "last": last,
         "selected_on": f"{'val' if has_val else 'test'} {args.metric_for_best_model}",
-        "dropped_pairs": dropped_pairs(train),
+        "dropped_pairs": {"train": dropped_pairs(train), "test": dropped_pairs(test)},
         "seconds": round(time.time() - began, 1),
         "peak_memory_mb": peak_memory_mb(),
     }
@@ -201,6 +197,12 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
         (Path(args.output_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _noise_share(train) -> float:
+    if "is_clean" not in train.column_names:
+        return 0.0
+    return round(1 - sum(train["is_clean"][:]) / len(train), 4)
 
 
 def _report_epoch(trainer: AMNSTrainer, test, epoch: float) -> dict[str, float]:

@@ -1,8 +1,11 @@
 """Fixtures: tiny models and processors that fit a test suite of minutes. Nothing is read from the network."""
 
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tables that tests make don't belong in the user's cache.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="amns-datasets-")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest

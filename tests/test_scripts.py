@@ -1,0 +1,76 @@
+"""The scripts as a user types them: the whole path on a tiny benchmark, and one clear line on bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script: str, *options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("path")
+    sizes = ["--train_identities", 16, "--val_identities", 6, "--test_identities", 8, "--images_per_identity", 2]
+    made = run("make_synthetic.py", "--root", folder / "data", "--num_workers", 1, *sizes)
+    assert made.returncode == 0, made.stderr[-2000:]
+    options = ["--config", "scripts/recipes/quickstart.yaml", "--data_root", folder / "data"]
+    options += ["--output_dir", folder / "out", "--num_train_epochs", 2, "--noise_rate", 0.25, "--keep_ratio", 0.5]
+    options += ["--per_device_train_batch_size", 16, "--use_cpu", "true"]
+    done = run("train.py", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done
+
+
+def test_the_recipe_trains_and_leaves_model_and_results(trained):
+    folder, done = trained
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert results["benchmark"] == "synthetic-pedes" and results["noise_rate"] == 0.25
+    assert {"epoch", "rank1", "rank5", "rank10", "mAP", "mINP"} == set(results["best"]) == set(results["last"])
+    assert results["last"]["epoch"] == 2 and results["seconds"] > 0 and results["peak_memory_mb"] > 100
+    assert "| last, epoch 2 |" in done.stdout and (folder / "out" / "model.safetensors").is_file()
+
+
+def test_evaluating_the_saved_model_gives_the_reported_figures(trained):
+    folder, _ = trained
+    done = run("evaluate.py", folder / "out", "--data_root", folder / "data", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout)
+    best = json.loads((folder / "out" / "results.json").read_text())["best"]
+    assert set(figures) == {"rank1", "rank5", "rank10", "mAP", "mINP"}
+    assert all(figures[name] == pytest.approx(best[name], abs=0.01) for name in figures)
+
+
+@pytest.mark.parametrize(
+    "recipe, options, message",
+    [
+        ("no_such_field: 1", [], "has unknown field(s): no_such_field"),
+        ("- a\n- b", [], "must map option names to values, found list"),
+        ("a: [", [], "is not valid YAML"),
+        ("{}", ["--data_root", "/nowhere"], "/nowhere"),
+        ("{}", ["--benchmark", "market"], "There is no benchmark 'market'"),
+        ("keep_ratio: 1.5", [], "keep_ratio must lie in (0, 1]"),
+        ("loss_weights: {focal: 1}", [], "There is no loss 'focal'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(tmp_path, recipe, options, message):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(recipe)
+    done = run("train.py", "--config", file, "--output_dir", tmp_path, *options)
+    assert done.returncode == 1, done.stderr[-1500:]
+    assert message in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_or_checkpoint_that_is_not_there_is_named(tmp_path):
+    done = run("train.py", "--config", tmp_path / "none.yaml")
+    assert done.returncode == 1 and "There is no recipe" in done.stderr
+    done = run("evaluate.py", tmp_path, "--data_root", tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
