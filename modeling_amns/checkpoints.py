@@ -6,6 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
+from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -76,4 +81,58 @@ def _free(path: str | Path) -> int:
     return shutil.disk_usage(path).free
 
 
-__all__ = ["MANIFEST", "disk_full_message", "last_whole_checkpoint", "missing_parts", "write_manifest"]
+class WholeCheckpointsMixin:
+    """For a `Trainer`: marks checkpoints as whole, resumes from whole ones only, keeps the last one on a full disk."""
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """As `Trainer.train`; `resume_from_checkpoint=True` takes the newest whole checkpoint of `output_dir`.
+
+        A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is
+        an error.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint, skipped = last_whole_checkpoint(self.args.output_dir)
+            for folder, problems in skipped.items():
+                logger.warning(f"{folder} is not whole and is skipped: {'; '.join(problems)}.")
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to resume from.")
+            logger.warning(f"Resuming from {resume_from_checkpoint}.")
+        elif resume_from_checkpoint:
+            problems = missing_parts(resume_from_checkpoint)
+            if problems:
+                raise ValueError(
+                    f"{resume_from_checkpoint} can't be resumed from: {'; '.join(problems)}. Pass "
+                    "--resume_from_checkpoint true to take the newest whole one."
+                )
+        return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+            # Only now has every process written its part.
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                write_manifest(folder)
+        except Exception as error:
+            message = disk_full_message(error, folder)
+            if message is None:
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(message) from error
+        finally:
+            self.args.save_total_limit = limit
+        # Older ones go after the new one is known to be whole, not before.
+        if self.args.should_save:
+            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint)
+
+
+__all__ = [
+    "MANIFEST",
+    "WholeCheckpointsMixin",
+    "disk_full_message",
+    "last_whole_checkpoint",
+    "missing_parts",
+    "write_manifest",
+]

@@ -1,6 +1,5 @@
 """`AMNSTrainer`: transformers' `Trainer` with the AMNS losses, the mask and its teacher, and retrieval evaluation."""
 
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
-from .checkpoints import disk_full_message, last_whole_checkpoint, missing_parts, write_manifest
+from .checkpoints import WholeCheckpointsMixin
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
 from .data.sampler import IdentitySampler, RandomPairSampler
 from .data.transforms import augment_images
@@ -53,7 +51,7 @@ class _StepKeeper(TrainerCallback):
             self.trainer.teacher.update(self.trainer.student)
 
 
-class AMNSTrainer(Trainer):
+class AMNSTrainer(WholeCheckpointsMixin, Trainer):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
@@ -340,49 +338,6 @@ class AMNSTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        """As `Trainer.train`; `resume_from_checkpoint=True` takes the newest whole checkpoint of `output_dir`.
-
-        A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is
-        an error.
-        """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint, skipped = last_whole_checkpoint(self.args.output_dir)
-            for folder, problems in skipped.items():
-                logger.warning(f"{folder} is not whole and is skipped: {'; '.join(problems)}.")
-            if resume_from_checkpoint is None:
-                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to resume from.")
-            logger.warning(f"Resuming from {resume_from_checkpoint}.")
-        elif resume_from_checkpoint:
-            problems = missing_parts(resume_from_checkpoint)
-            if problems:
-                raise ValueError(
-                    f"{resume_from_checkpoint} can't be resumed from: {'; '.join(problems)}. Pass "
-                    "--resume_from_checkpoint true to take the newest whole one."
-                )
-        return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-            # Only now has every process written its part.
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                write_manifest(folder)
-        except Exception as error:
-            message = disk_full_message(error, folder)
-            if message is None:
-                raise
-            shutil.rmtree(folder, ignore_errors=True)
-            raise OSError(message) from error
-        finally:
-            self.args.save_total_limit = limit
-        # Older ones go after the new one is known to be whole, not before.
-        if self.args.should_save:
-            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

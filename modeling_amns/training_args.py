@@ -18,7 +18,8 @@ class AMNSTrainingArguments(TrainingArguments):
     Defaults that differ from `TrainingArguments`: evaluation and saving once an epoch,
     `metric_for_best_model="rank1"`, `dataloader_drop_last=True` (a contrastive loss depends on its batch size),
     `remove_unused_columns=False`, `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not
-    finite must be seen)."""
+    finite must be seen).
+    """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weights", "loss_options"]
 

@@ -22,7 +22,8 @@ class Augmentation:
         erasing: probability that a rectangle is replaced by the mean colour (random erasing, arXiv 1708.04896).
         erasing_scale: smallest and largest share of the image's area that is erased.
         color_jitter: largest relative change of brightness, contrast and saturation; 0 because captions speak of
-        colours. text: share of a caption's tokens that is changed; RDE uses 0.2. Of these, 60 % become the mask token,
+            colours.
+        text: share of a caption's tokens that is changed; RDE uses 0.2. Of these, 60 % become the mask token,
             20 % a random token, 20 % are removed.
     """
 

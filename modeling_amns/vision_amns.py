@@ -1,0 +1,172 @@
+"""The image encoder of AMNS: CLIP's vision transformer on a rectangular grid, with dropped patches and the CLS row of
+its own attention."""
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel, CLIPVisionEmbeddings
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_amns import AMNSVisionConfig
+
+
+def resize_positions(weight: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode: str) -> Tensor:
+    """Resizes the position embeddings of a patch grid; the CLS position stays.
+
+    Args:
+        weight: [1 + rows * columns, dim], CLS first, then the patches row by row.
+        old_grid, new_grid: rows and columns.
+        mode: "bilinear" or "bicubic", without antialiasing and without aligned corners (as IRRA and transformers).
+    Returns:
+        [1 + new_rows * new_columns, dim] in the dtype of `weight`.
+    """
+    patches = weight[1:].float().T.reshape(1, -1, *old_grid)
+    patches = nn.functional.interpolate(patches, size=new_grid, mode=mode, align_corners=False)
+    return torch.cat([weight[:1], patches.flatten(2)[0].T.to(weight.dtype)])
+
+
+class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
+    """Patch, CLS and position embeddings of a rectangular grid, of all patches or of those that are kept."""
+
+    def __init__(self, config: AMNSVisionConfig):
+        # CLIPVisionEmbeddings squares the image size, so its constructor is passed over.
+        nn.Module.__init__(self)
+        self.config = config
+        self.embed_dim = config.hidden_size
+        self.image_size = config.image_size
+        self.patch_size = config.patch_size
+        self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels,
+            self.embed_dim,
+            kernel_size=self.patch_size,
+            stride=config.stride or self.patch_size,
+            bias=False,
+        )
+        self.num_patches = config.grid_size[0] * config.grid_size[1]
+        self.num_positions = self.num_patches + 1
+        self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
+        self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
+
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, keep_indices: Tensor | None = None
+    ) -> Tensor:
+        height, width = pixel_values.shape[-2:]
+        if [height, width] != list(self.image_size) and not interpolate_pos_encoding:
+            raise ValueError(
+                f"Images are {height}x{width} pixels (height x width), the model expects "
+                f"{self.image_size[0]}x{self.image_size[1]}. Resize them with AMNSProcessor, pass "
+                "interpolate_pos_encoding=True, or load the model with image_size=[height, width]."
+            )
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        grid = tuple(patches.shape[-2:])
+        patches = patches.flatten(2).transpose(1, 2)
+        positions = self.position_embedding.weight
+        if grid != self.config.grid_size:
+            positions = resize_positions(positions, self.config.grid_size, grid, self.config.position_interpolation)
+        patches = patches + positions[1:]
+        if keep_indices is not None:
+            patches = patches.gather(1, self._sorted_indices(keep_indices, patches))
+        cls = (self.class_embedding + positions[0]).expand(len(pixel_values), 1, -1)
+        return torch.cat([cls, patches], dim=1)
+
+    def _sorted_indices(self, keep_indices: Tensor, patches: Tensor) -> Tensor:
+        if keep_indices.ndim != 2 or len(keep_indices) != len(patches) or keep_indices.shape[1] == 0:
+            raise ValueError(
+                f"keep_indices must be [batch, kept patches] with batch {len(patches)} and at least one patch, "
+                f"found shape {tuple(keep_indices.shape)}."
+            )
+        # Attention does not see the order; sorting makes the result independent of it to the last bit.
+        return keep_indices.sort(dim=1).values.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+
+
+class AMNSVisionModel(CLIPVisionModel):
+    """Image encoder: transformers' CLIP encoder over `AMNSVisionEmbeddings`."""
+
+    config: AMNSVisionConfig
+
+    def __init__(self, config: AMNSVisionConfig):
+        CLIPPreTrainedModel.__init__(self, config)
+        self.embeddings = AMNSVisionEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = CLIPEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, AMNSVisionEmbeddings):
+            # CLIP's own start (0.02) makes a position some thirty times weaker than the pixels of its patch, and a
+            # small model then takes many epochs to learn where on a body a colour is. Ours starts both alike.
+            pixels = module.patch_embedding.weight[0].numel()
+            init.normal_(module.position_embedding.weight, std=self.config.initializer_range * pixels**0.5)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        keep_indices: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Encodes images.
+
+        Args:
+            pixel_values: normalised images, float [B, 3, height, width].
+            interpolate_pos_encoding: accept another image size by resizing the position embeddings in this call.
+            keep_indices: patches that are encoded, without CLS, int64 [B, K], any order, no repeats; `None` means all.
+        """
+        hidden = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding, keep_indices))
+        last_hidden_state = self.encoder(inputs_embeds=hidden, **kwargs).last_hidden_state
+        return BaseModelOutputWithPooling(
+            last_hidden_state=last_hidden_state,
+            pooler_output=self.post_layernorm(last_hidden_state[:, 0]),
+        )
+
+    @torch.no_grad()
+    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+        """Attention that CLS pays to each patch, averaged over heads and layers.
+
+        Only the CLS row is computed: the query of CLS is carried through the key projection (a key's bias adds the
+        same number to every score of a row and drops out of the softmax), so a layer costs heads x patches x
+        hidden_size and no N x N map exists, whatever attention backend the encoder runs on. The last layer's output is
+        not computed.
+
+        Args:
+            pixel_values: normalised images, float [B, 3, height, width].
+            last_layers: average over this many last layers; `None` means all.
+        Returns:
+            float32 [B, patches]; each row sums to the share that CLS gives to patches rather than to itself.
+        Source: the score of attentive masking in A-CLIP (ICCV 2023), used by AWM.
+        """
+        layers = self.encoder.layers
+        last_layers = len(layers) if last_layers is None else last_layers
+        if not 1 <= last_layers <= len(layers):
+            raise ValueError(f"last_layers must lie in [1, {len(layers)}], found {last_layers}.")
+        hidden = self.pre_layrnorm(self.embeddings(pixel_values))
+        total = 0.0
+        for number, layer in enumerate(layers):
+            if number >= len(layers) - last_layers:
+                total = total + _cls_row(layer, hidden)
+            if number < len(layers) - 1:
+                hidden = layer(hidden, None)
+        return total / last_layers
+
+
+def _cls_row(layer: nn.Module, hidden: Tensor) -> Tensor:
+    """CLS row of one encoder layer's attention averaged over heads, without CLS itself: float32 [B, N - 1]."""
+    attention = layer.self_attn
+    normed = layer.layer_norm1(hidden)
+    query = attention.q_proj(normed[:, 0]).unflatten(-1, (attention.num_heads, attention.head_dim))
+    key_weight = attention.k_proj.weight.unflatten(0, (attention.num_heads, attention.head_dim))
+    query = torch.einsum("bhd,hdc->bhc", query, key_weight)
+    scores = torch.matmul(query, normed.transpose(1, 2)).float() * attention.scale
+    return scores.softmax(dim=-1).mean(dim=1)[:, 1:]
+
+
+__all__ = ["AMNSVisionEmbeddings", "AMNSVisionModel", "resize_positions"]
