@@ -158,7 +158,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPToke
         initial_alphabet=bytes_in_order,
         end_of_word_suffix="</w>",
         show_progress=False,
-        special_tokens=[START_TOKEN, END_TOKEN],
+        # The trainer numbers the symbols at a word's end in the order of a hash map and breaks ties by number; naming
+        # them here fixes the numbers, so that the same captions always give the same tokenizer.
+        special_tokens=[START_TOKEN, END_TOKEN, *symbols[len(bytes_in_order) :]],
     )
     backend.train_from_iterator((clean_caption(caption) for caption in captions), trainer)
     merges = json.loads(backend.to_str())["model"]["merges"][: vocab_size - len(symbols) - 2]
