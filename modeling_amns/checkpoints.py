@@ -85,12 +85,13 @@ class WholeCheckpointsMixin:
     """For a `Trainer`: marks checkpoints as whole, resumes from whole ones only, keeps the last one on a full disk."""
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """As `Trainer.train`; `resume_from_checkpoint=True` takes the newest whole checkpoint of `output_dir`.
+        """As `Trainer.train`; `resume_from_checkpoint=True` (or "true") takes the newest whole checkpoint of `output_dir`.
 
         A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is
         an error.
         """
-        if resume_from_checkpoint is True:
+        # The command line hands over text.
+        if resume_from_checkpoint is True or str(resume_from_checkpoint).lower() == "true":
             resume_from_checkpoint, skipped = last_whole_checkpoint(self.args.output_dir)
             for folder, problems in skipped.items():
                 logger.warning(f"{folder} is not whole and is skipped: {'; '.join(problems)}.")

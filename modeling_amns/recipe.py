@@ -13,7 +13,6 @@ import torch
 import yaml
 from safetensors.torch import load_model
 from transformers import AutoTokenizer, HfArgumentParser
-from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import BENCHMARKS, dropped_pairs, load_benchmark
@@ -22,8 +21,6 @@ from .modeling_amns import AMNSForPersonRetrieval
 from .processing_amns import AMNSProcessor
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
-
-logger = logging.get_logger(__name__)
 
 FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 

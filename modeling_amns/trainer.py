@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
-from transformers.utils import logging
 
 from .checkpoints import WholeCheckpointsMixin
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
@@ -23,8 +22,6 @@ from .losses import MATCHING_LOSSES, identity_loss, matching_loss
 from .masking import patch_scores, select_patches
 from .modeling_amns import AMNSForPersonRetrieval, AMNSPersonRetrievalOutput
 from .training_args import AMNSTrainingArguments
-
-logger = logging.get_logger(__name__)
 
 TEACHER_FILE = "teacher.safetensors"
 
@@ -63,7 +60,7 @@ class AMNSTrainer(WholeCheckpointsMixin, Trainer):
         processing_class: the `AMNSProcessor`; saved with every checkpoint.
         kwargs: as `Trainer`.
 
-    The teacher is built when training starts and is kept in `teacher.safetensors` of each checkpoint. Each part of the
+    The teacher starts as a copy of the image encoder and is kept in `teacher.safetensors` of each checkpoint. Each part of the
     loss is logged as `loss_<name>`, unweighted. Under several processes each loss compares this process's pairs with
     the pairs of all (`gather_embeddings`), and the gradient equals that of one process with the whole batch.
 

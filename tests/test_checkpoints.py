@@ -44,7 +44,8 @@ def test_a_folder_without_checkpoints_has_none(tmp_path):
     assert missing_parts(tmp_path / "nowhere") == [f"{tmp_path / 'nowhere'} is no folder"]
 
 
-def test_training_skips_a_half_written_checkpoint_and_resumes_from_the_one_before(tmp_path):
+@pytest.mark.parametrize("resume", [True, "true"])
+def test_training_skips_a_half_written_checkpoint_and_resumes_from_the_one_before(tmp_path, resume):
     trainer = make_trainer(tmp_path, max_steps=4, **SAVE)
     trainer.train()
     want = trainer.model.state_dict()
@@ -52,7 +53,7 @@ def test_training_skips_a_half_written_checkpoint_and_resumes_from_the_one_befor
     (half / "manifest.json").unlink()
     (half / "optimizer.pt").write_bytes(b"half")
     resumed = make_trainer(tmp_path, max_steps=4, **SAVE)
-    resumed.train(resume_from_checkpoint=True)
+    resumed.train(resume_from_checkpoint=resume)
     assert all(torch.equal(want[name], value) for name, value in resumed.model.state_dict().items())
     assert not missing_parts(half)
 
