@@ -85,7 +85,7 @@ class WholeCheckpointsMixin:
     """For a `Trainer`: marks checkpoints as whole, resumes from whole ones only, keeps the last one on a full disk."""
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """As `Trainer.train`; `resume_from_checkpoint=True` (or "true") takes the newest whole checkpoint of `output_dir`.
+        """As `Trainer.train`; `resume_from_checkpoint=True` (or "true") takes the newest whole checkpoint.
 
         A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is
         an error.

@@ -91,6 +91,17 @@ class AMNSProcessor(ProcessorMixin):
         size = self.image_processor.size
         return size["height"], size["width"]
 
+    @property
+    def text_config_fields(self) -> dict[str, int]:
+        """The fields of `AMNSTextConfig` that have to fit the tokenizer."""
+        tokenizer = self.tokenizer
+        return {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+
     def __call__(self, images=None, text=None, **kwargs):
         """Processes images, captions or both; arguments and result as transformers' `CLIPProcessor`.
 

@@ -129,14 +129,7 @@ def build(
         processor = AMNSProcessor.from_tokenizer(AutoTokenizer.from_pretrained(start), arguments.image_size)
         return model, processor
     processor = AMNSProcessor.from_captions(captions, arguments.image_size, arguments.vocab_size)
-    tokenizer = processor.tokenizer
-    text = {
-        **arguments.text_config,
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    text = {**arguments.text_config, **processor.text_config_fields}
     vision = {**arguments.vision_config, "image_size": arguments.image_size, "stride": arguments.stride}
     config = AMNSConfig(
         vision_config=vision,

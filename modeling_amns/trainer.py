@@ -60,9 +60,9 @@ class AMNSTrainer(WholeCheckpointsMixin, Trainer):
         processing_class: the `AMNSProcessor`; saved with every checkpoint.
         kwargs: as `Trainer`.
 
-    The teacher starts as a copy of the image encoder and is kept in `teacher.safetensors` of each checkpoint. Each part of the
-    loss is logged as `loss_<name>`, unweighted. Under several processes each loss compares this process's pairs with
-    the pairs of all (`gather_embeddings`), and the gradient equals that of one process with the whole batch.
+    The teacher starts as a copy of the image encoder and is kept in `teacher.safetensors` of each checkpoint. Each
+    part of the loss is logged as `loss_<name>`, unweighted. Under several processes each loss compares this process's
+    pairs with the pairs of all (`gather_embeddings`), and the gradient equals that of one process with all.
 
     ```python
     trainer = AMNSTrainer(model, args, train_dataset=train, eval_dataset=val, processing_class=processor)
@@ -86,11 +86,10 @@ class AMNSTrainer(WholeCheckpointsMixin, Trainer):
         if processing_class is None:
             raise ValueError("AMNSTrainer needs processing_class=AMNSProcessor to prepare images and captions.")
         _check_columns("train_dataset", train_dataset, ("image", "caption", "person_id"))
-        self._check_identities(model, args, train_dataset)
+        self.person_ids = train_dataset["person_id"][:] if isinstance(train_dataset, datasets.Dataset) else None
+        self._check_identities(model, args)
         preparer = PairPreparer(processing_class, args.augmentation(), args.data_seed or args.seed)
-        self.person_ids = None
         if isinstance(train_dataset, datasets.Dataset):
-            self.person_ids = train_dataset["person_id"][:]
             train_dataset = TrainingPairs(train_dataset, preparer)
         elif train_dataset is not None:
             train_dataset = StreamedPairs(train_dataset, preparer)
@@ -123,15 +122,14 @@ class AMNSTrainer(WholeCheckpointsMixin, Trainer):
         """The dual encoder that is trained, not wrapped."""
         return self.accelerator.unwrap_model(self.model).amns
 
-    @staticmethod
-    def _check_identities(model, args, train_dataset) -> None:
+    def _check_identities(self, model, args) -> None:
         if "identity" not in args.loss_weights:
             return
         found = model.config.num_identities
         if model.classifier is None:
             raise ValueError("The identity loss needs num_identities in the model's configuration; it is 0.")
-        if isinstance(train_dataset, datasets.Dataset):
-            needed = max(train_dataset["person_id"][:]) + 1
+        if self.person_ids is not None:
+            needed = max(self.person_ids) + 1
             if needed > found:
                 raise ValueError(
                     f"The training set has person ids up to {needed - 1}, the model's classifier {found} identities; "

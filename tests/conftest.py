@@ -52,17 +52,12 @@ def processor() -> AMNSProcessor:
 
 def tiny_retrieval_model(processor: AMNSProcessor, num_identities: int = 0, **changes) -> AMNSForPersonRetrieval:
     """A trainable tiny model that fits a processor's tokenizer and image size."""
-    tokenizer = processor.tokenizer
-    text = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
     vision = {"image_size": list(processor.image_size), **changes.pop("vision_config", {})}
     torch.manual_seed(0)
     return AMNSForPersonRetrieval(
-        tiny_config(text_config=text, vision_config=vision, num_identities=num_identities, **changes)
+        tiny_config(
+            text_config=processor.text_config_fields, vision_config=vision, num_identities=num_identities, **changes
+        )
     )
 
 
