@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import datasets
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from .data.collator import load_pixels, pad_tokens, undecoded
+from .data.collator import load_image, pad_tokens, undecoded
 from .data.transforms import normalize_images
 
 
@@ -26,7 +27,7 @@ class _Pixels(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> Tensor:
-        return torch.from_numpy(load_pixels(self.dataset[row], self.size, self.resample).copy()).permute(2, 0, 1)
+        return torch.from_numpy(np.array(load_image(self.dataset[row], self.size, self.resample))).permute(2, 0, 1)
 
 
 def embed_images(

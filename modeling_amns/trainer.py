@@ -206,13 +206,7 @@ class AMNSTrainer(WholeCheckpointsMixin, Trainer):
         """Augmented pixels, tokens and, under AWM, the patches that the student sees (teacher in chunks)."""
         prepared = {
             "pixel_values": augment_images(
-                inputs["images"],
-                self._mean,
-                self._std,
-                inputs["flip"],
-                inputs["shift"],
-                inputs["erase"],
-                inputs["jitter"] if self.args.augment_color_jitter else None,
+                inputs["images"], self._mean, self._std, inputs["erase"], inputs.get("jitter")
             ),
             "input_ids": inputs["input_ids"],
             "attention_mask": inputs["attention_mask"],

@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py step    # training step with and without AWM
 python scripts/benchmark.py embed   # image encoder against transformers' CLIPModel
+python scripts/benchmark.py data    # JPEG files to a ready batch, against a plain loader with Pillow transforms
 python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
 """
 
@@ -14,9 +15,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from benchmark_loader import largest_difference, loaders
 from transformers import CLIPConfig, CLIPModel
 
-from modeling_amns import AMNSConfig, AMNSModel
+from modeling_amns import AMNSConfig, AMNSModel, AMNSProcessor, load_benchmark, make_synthetic_benchmark
+from modeling_amns.data.transforms import Augmentation
 from modeling_amns.ema import ImageTeacher
 from modeling_amns.losses import bsdm, matching_loss
 from modeling_amns.masking import patch_scores, select_patches
@@ -86,6 +89,24 @@ def embed(options: argparse.Namespace) -> None:
     print(f"largest difference of the features: {difference.abs().max():.1e}")
 
 
+def data(options: argparse.Namespace) -> None:
+    """JPEG files to a normalised, augmented batch of 384x128 with tokens, on one thread of this process."""
+    torch.set_num_threads(1)
+    for height, width in ((128, 64), (384, 128), (768, 256)):
+        with tempfile.TemporaryDirectory() as root:
+            people = {"train_identities": 60, "val_identities": 1, "test_identities": 1}
+            make_synthetic_benchmark(root, image_size=(height, width), **people)
+            train = load_benchmark("synthetic-pedes", root, "train")
+            processor = AMNSProcessor.from_captions(train["caption"][:], [384, 128])
+            seconds = side_by_side(loaders(train, processor, Augmentation(), options.batch_size), options.repeats)
+            _print_ratios(seconds, "plain loader", f"files of {height}x{width}")
+            rates = ", ".join(f"{name} {len(train) / value:.0f}" for name, value in seconds.items())
+            largest, mean = largest_difference(train, processor)
+        print(
+            f"pairs per second and core: {rates}; pixels differ by at most {largest} of 255, {mean:.2f} on average\n"
+        )
+
+
 def metric(options: argparse.Namespace) -> None:
     """The metric on random embeddings; peak memory is that of the whole process."""
     generator = np.random.default_rng(0)
@@ -110,7 +131,7 @@ def _print_ratios(seconds: dict[str, float], reference: str, what: str) -> None:
 def main() -> int:
     """Runs one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["step", "embed", "metric"])
+    parser.add_argument("what", choices=["step", "embed", "data", "metric"])
     parser.add_argument("--size", default="small", choices=list(SIZES), help="size of the encoders")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
@@ -118,7 +139,7 @@ def main() -> int:
     parser.add_argument("--gallery", type=int, default=20000)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    {"step": step, "embed": embed, "metric": metric}[options.what](options)
+    {"step": step, "embed": embed, "data": data, "metric": metric}[options.what](options)
     return 0
 
 

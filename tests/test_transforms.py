@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from modeling_amns.data.transforms import Augmentation, augment_images, normalize_images
+from modeling_amns.data.transforms import (
+    Augmentation,
+    _erase_boxes,
+    _erase_by_mask,
+    augment_images,
+    flip_and_crop,
+    normalize_images,
+)
 
 MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.25, 0.3])
 HEIGHT, WIDTH = 24, 12
@@ -22,24 +29,31 @@ def draw(augmentation, count=8):
     return {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]}
 
 
+def moved(images, parameters):
+    """uint8 [B, 3, H, W] after each image's own flip and crop."""
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    done = [flip_and_crop(*one) for one in zip(pictures, parameters["flip"].tolist(), parameters["shift"].tolist())]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in done])).permute(0, 3, 1, 2)
+
+
 def one_image(image, parameters):
-    """The same with Pillow: flip, pad with black, crop, normalise, erase with the mean."""
-    pil = Image.fromarray(image.permute(1, 2, 0).numpy())
+    """The same by index: flip, pad with black, crop, normalise, erase with the mean."""
+    pixels = image.permute(1, 2, 0).numpy()
     if parameters["flip"]:
-        pil = ImageOps.mirror(pil)
+        pixels = pixels[:, ::-1]
     pad = 4
-    pil = ImageOps.expand(pil, pad, fill=0)
+    pixels = np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)))
     top, left = (int(value) + pad for value in parameters["shift"])
-    pil = pil.crop((left, top, left + WIDTH, top + HEIGHT))
-    values = (np.asarray(pil) / 255 - MEAN.numpy()) / STD.numpy()
+    pixels = pixels[top : top + HEIGHT, left : left + WIDTH]
+    values = (pixels / 255 - MEAN.numpy()) / STD.numpy()
     top, left, bottom, right = parameters["erase"].tolist()
     values[top:bottom, left:right] = 0
     return torch.from_numpy(values.transpose(2, 0, 1)).float()
 
 
-def test_the_batch_equals_pillow_on_each_image():
+def test_the_batch_equals_one_image_after_the_other():
     parameters = draw(Augmentation(crop_padding=4, erasing=0.7))
-    got = augment_images(images(), MEAN, STD, **{**parameters, "jitter": None})
+    got = augment_images(moved(images(), parameters), MEAN, STD, parameters["erase"])
     for row, image in enumerate(images()):
         want = one_image(image, {name: value[row] for name, value in parameters.items()})
         assert torch.allclose(got[row], want, atol=1e-5)
@@ -47,18 +61,33 @@ def test_the_batch_equals_pillow_on_each_image():
     assert (parameters["erase"].sum(1) > 0).any() and len(parameters["shift"].unique()) > 3
 
 
+@pytest.mark.parametrize("shift", [[HEIGHT, 0], [0, -WIDTH], [-HEIGHT - 5, WIDTH + 5]])
+def test_an_image_moved_out_of_its_frame_is_black(shift):
+    image = Image.new("RGB", (WIDTH, HEIGHT), (200, 200, 200))
+    assert not np.asarray(flip_and_crop(image, True, shift)).any()
+
+
+def test_erasing_by_mask_equals_erasing_box_by_box():
+    erase = draw(Augmentation(erasing=0.8), count=8)["erase"]
+    values = torch.randn(8, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    boxes = _erase_boxes(values.clone(), erase)
+    assert torch.equal(boxes, _erase_by_mask(values.clone(), erase)) and not torch.equal(boxes, values)
+
+
 def test_no_augmentation_is_normalisation_alone():
     parameters = draw(Augmentation(flip=0, crop_padding=0, erasing=0))
     want = normalize_images(images(), MEAN, STD)
-    assert torch.equal(augment_images(images(), MEAN, STD, **{**parameters, "jitter": None}), want)
-    assert torch.allclose(augment_images(images(), MEAN, STD, **parameters), want, atol=1e-5)
+    assert torch.allclose(want, (images() / 255 - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1), atol=1e-5)
+    assert torch.equal(moved(images(), parameters), images())
+    assert torch.equal(augment_images(images(), MEAN, STD, parameters["erase"]), want)
+    assert torch.allclose(
+        augment_images(images(), MEAN, STD, parameters["erase"], parameters["jitter"]), want, atol=1e-5
+    )
 
 
 def test_colour_jitter_changes_brightness_contrast_and_saturation_by_its_factors():
     flat = torch.tensor([100, 50, 200], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, HEIGHT, WIDTH)
-    still = {"flip": torch.tensor([False]), "shift": torch.zeros(1, 2, dtype=torch.long)}
-    still["erase"] = torch.zeros(1, 4, dtype=torch.long)
-    got = augment_images(flat, torch.zeros(3), torch.ones(3), jitter=torch.tensor([[1.1, 1.0, 0.5]]), **still)
+    got = augment_images(flat, torch.zeros(3), torch.ones(3), jitter=torch.tensor([[1.1, 1.0, 0.5]]))
     bright = np.array([100, 50, 200]) / 255 * 1.1
     grey = bright @ np.array([0.299, 0.587, 0.114])
     assert got[0, :, 0, 0].numpy() == pytest.approx(grey + 0.5 * (bright - grey), abs=1e-6)

@@ -8,9 +8,9 @@ from PIL import Image
 
 from ..processing_amns import to_rgb
 
-# A JPEG is decoded at a fraction of its size while that is at least this many times the size wanted, as PIL's own
-# `thumbnail` does; the resize that follows then has enough pixels to average.
-REDUCING_GAP = 2
+# A JPEG is decoded at a fraction of its size while that is at least this many times the size wanted: the decoder
+# averages what the resize would have averaged. `scripts/benchmark.py data` prints how far the pixels differ.
+REDUCING_GAP = 1
 _ORIENTATION = 0x0112
 
 
@@ -26,7 +26,7 @@ def decode_image(
         image: a PIL image, or what a `datasets.Image(decode=False)` column holds: `{"path": ..., "bytes": ...}`.
         where: what an error calls the image; by default its path.
         size: (height, width) in pixels that the caller will resize to. Large JPEG files are then decoded at a half, a
-            quarter or an eighth of their size, never below twice this one: much quicker, nearly the same pixels.
+            quarter or an eighth of their size, never below this one: much quicker, nearly the same pixels.
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be decoded: truncated, not an image, too large.
