@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate.utils import parse_flag_from_env
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
@@ -105,6 +106,7 @@ class AMNSTrainer(WholeCheckpointsMixin, Trainer):
             data_collator=PairCollator(processing_class.tokenizer.pad_token_id),
             **kwargs,
         )
+        self._refuse_sharded_parameters()
         self.model_accepts_loss_kwargs = False
         self.teacher = None
         if args.keep_ratio < 1:
@@ -121,6 +123,22 @@ class AMNSTrainer(WholeCheckpointsMixin, Trainer):
     def student(self) -> nn.Module:
         """The dual encoder that is trained, not wrapped."""
         return self.accelerator.unwrap_model(self.model).amns
+
+    def _refuse_sharded_parameters(self) -> None:
+        parallelism = getattr(self.accelerator, "parallelism_config", None)
+        # The environment too: on CPUs accelerate leaves a wish for FSDP aside without a word.
+        sharding = {
+            "FSDP": self.is_fsdp_enabled or parse_flag_from_env("ACCELERATE_USE_FSDP"),
+            "DeepSpeed": self.is_deepspeed_enabled or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
+            "tensor parallelism": parallelism is not None and parallelism.tp_enabled,
+        }
+        found = [name for name, enabled in sharding.items() if enabled]
+        if found:
+            raise ValueError(
+                f"AMNSTrainer does not train under {' and '.join(found)}: teacher and evaluation read whole "
+                "parameters, which sharding cuts up. Launch with plain data parallelism (accelerate's MULTI_GPU or "
+                "MULTI_CPU); gradient_cache_chunk_size and gradient_checkpointing save memory instead."
+            )
 
     def _check_identities(self, model, args) -> None:
         if "identity" not in args.loss_weights:

@@ -3,6 +3,7 @@
 python scripts/benchmark.py step    # training step with and without AWM
 python scripts/benchmark.py embed   # image encoder against transformers' CLIPModel
 python scripts/benchmark.py data    # JPEG files to a ready batch, against a plain loader with Pillow transforms
+python scripts/benchmark.py cache   # peak memory of a step with the gradient cache
 python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from benchmark_loader import largest_difference, loaders
+from benchmark_memory import memory_table
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_amns import AMNSConfig, AMNSModel, AMNSProcessor, load_benchmark, make_synthetic_benchmark
@@ -107,6 +109,11 @@ def data(options: argparse.Namespace) -> None:
         )
 
 
+def cache(options: argparse.Namespace) -> None:
+    """Peak memory of a training step, plain and with the gradient cache."""
+    print(memory_table(SIZES[options.size], options.batch_size, (0, 16, 4), options.device))
+
+
 def metric(options: argparse.Namespace) -> None:
     """The metric on random embeddings; peak memory is that of the whole process."""
     generator = np.random.default_rng(0)
@@ -130,8 +137,9 @@ def _print_ratios(seconds: dict[str, float], reference: str, what: str) -> None:
 
 def main() -> int:
     """Runs one benchmark."""
+    benchmarks = {"step": step, "embed": embed, "data": data, "cache": cache, "metric": metric}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["step", "embed", "data", "metric"])
+    parser.add_argument("what", choices=list(benchmarks))
     parser.add_argument("--size", default="small", choices=list(SIZES), help="size of the encoders")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
@@ -139,7 +147,7 @@ def main() -> int:
     parser.add_argument("--gallery", type=int, default=20000)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    {"step": step, "embed": embed, "data": data, "metric": metric}[options.what](options)
+    benchmarks[options.what](options)
     return 0
 
 

@@ -26,9 +26,9 @@ def launch(folder: Path, processes: int, **options) -> dict:
         text=True,
         timeout=300,
     )
-    if "kill_at" in options:
+    if "kill_at" in options or "break_at" in options:
         assert done.returncode != 0
-        return {}
+        return {"stderr": done.stderr}
     assert done.returncode == 0, done.stderr[-4000:]
     result = torch.load(folder / name, weights_only=True)
     assert result["world_size"] == processes
@@ -95,6 +95,25 @@ def test_a_share_of_the_gallery_that_does_not_divide_gives_the_same_figures(tmp_
     runs = [launch(tmp_path, processes, **options) for processes in (1, 2, 4)]
     assert runs[0]["metrics"] == runs[1]["metrics"] == runs[2]["metrics"]
     assert runs[0]["metrics"]["eval_mAP"] > 0
+
+
+def test_one_process_that_fails_ends_the_others_and_its_error_is_shown(tmp_path):
+    """The other process waits in a gather for it; `launch` would run into its time limit."""
+    done = launch(tmp_path, 2, per_device_train_batch_size=4, max_steps=50, break_at=2)
+    assert "RuntimeError: process 1 broke at step 2" in done["stderr"]
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_only_the_main_process_writes(tmp_path):
+    """Each process is given a folder of its own; the second leaves the state of its random numbers there, no more."""
+    options = {"save_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 1}
+    launch(tmp_path, 2, per_device_train_batch_size=4, output_by_rank=True, **options)
+    written = [
+        {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+        for folder in (tmp_path / "output_0", tmp_path / "output_1")
+    ]
+    assert written[1] == {"checkpoint-6/rng_state_1.pth"}
+    assert {"checkpoint-6/model.safetensors", "checkpoint-6/teacher.safetensors"} <= written[0]
 
 
 def same_bits(one: dict, other: dict) -> bool:

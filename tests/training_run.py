@@ -91,6 +91,17 @@ class KillItself(TrainerCallback):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Break(TrainerCallback):
+    """Raises an error on the last process after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and args.process_index == args.world_size - 1:
+            raise RuntimeError(f"process {args.process_index} broke at step {self.step}")
+
+
 class KeepGradients(TrainerCallback):
     """Copies the gradients of the first optimizer step, after they were averaged over the processes."""
 
@@ -119,10 +130,15 @@ def main(folder: Path, options: dict) -> None:
     name = options.pop("result", "result.pt")
     resume = options.pop("resume", None)
     kill_at, while_saving = options.pop("kill_at", None), options.pop("while_saving", False)
+    break_at = options.pop("break_at", None)
+    if options.pop("output_by_rank", False):
+        options["output_dir"] = str(folder / f"output_{os.environ.get('RANK', 0)}")
     eval_items = options.pop("eval_items", PAIRS)
     trainer = make_trainer(folder, **options)
     if kill_at is not None:
         trainer.add_callback(KillItself(kill_at, while_saving))
+    if break_at is not None:
+        trainer.add_callback(Break(break_at))
     keeper = KeepGradients()
     trainer.add_callback(keeper)
     trainer.train(resume_from_checkpoint=resume)

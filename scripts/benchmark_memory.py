@@ -1,0 +1,77 @@
+"""What `benchmark.py cache` measures: peak memory of a training step, each variant in a process of its own."""
+
+import multiprocessing
+import time
+
+import torch
+
+from modeling_amns import AMNSConfig, AMNSModel
+from modeling_amns.gradient_cache import cached_backward
+from modeling_amns.losses import bsdm, matching_loss
+from modeling_amns.recipe import peak_memory_mb
+
+
+def step_memory(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[int, int, float]:
+    """One step (forward, bsdm, backward) at 384x128 with 40 tokens a caption.
+
+    Args:
+        sizes: of both encoders.
+        batch_size: pairs.
+        chunk_size: of the gradient cache; 0 is the plain step.
+        device: where it runs.
+    Returns:
+        peak memory before and after the step in MiB, and its seconds.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_step, (sizes, batch_size, chunk_size, device))
+
+
+def memory_table(sizes: dict, batch_size: int, chunk_sizes: tuple[int, ...], device: str) -> str:
+    """Markdown: the memory that each chunk size needs on top of weights and batch; the first is the reference."""
+    lines = [
+        f"| step of {batch_size} pairs | memory above start, MiB | relative | seconds |",
+        "| --- " + "| ---: " * 3 + "|",
+    ]
+    reference = None
+    for chunk in chunk_sizes:
+        before, peak, seconds = step_memory(sizes, batch_size, chunk, device)
+        reference = reference or peak - before
+        name = f"gradient_cache_chunk_size {chunk}" if chunk else "plain"
+        lines.append(f"| {name} | {peak - before} | {(peak - before) / reference:.2f} | {seconds:.2f} |")
+    return "\n".join(lines)
+
+
+def _step(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[int, int, float]:
+    torch.manual_seed(0)
+    model = AMNSModel(AMNSConfig(vision_config=sizes, text_config=sizes)).to(device).train()
+    batch = {
+        "pixel_values": torch.randn(batch_size, 3, 384, 128, device=device),
+        "input_ids": torch.randint(0, 40000, (batch_size, 40), device=device),
+    }
+    batch["input_ids"][:, -1] = model.config.text_config.eos_token_id
+    persons = torch.arange(batch_size, device=device)
+
+    def forward(chunk):
+        outputs = model(**chunk)
+        return {"image": outputs.image_embeds, "text": outputs.text_embeds}
+
+    def loss_backward(outputs):
+        loss = matching_loss(bsdm, outputs["image"], outputs["text"], persons)
+        loss.backward()
+        return loss
+
+    before, start = peak_memory_mb(), time.perf_counter()
+    if chunk_size:
+        chunks = [
+            {name: value[first : first + chunk_size] for name, value in batch.items()}
+            for first in range(0, batch_size, chunk_size)
+        ]
+        cached_backward(model, chunks, forward, loss_backward)
+    else:
+        loss_backward(forward(batch))
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return before, peak_memory_mb(), time.perf_counter() - start
+
+
+__all__ = ["memory_table", "step_memory"]
