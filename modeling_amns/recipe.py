@@ -15,8 +15,9 @@ from safetensors.torch import load_model
 from transformers import AutoTokenizer, HfArgumentParser
 
 from .configuration_amns import AMNSConfig
-from .data.benchmarks import BENCHMARKS, dropped_pairs, load_benchmark
+from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
+from .data.sources import SourceArguments
 from .modeling_amns import AMNSForPersonRetrieval
 from .processing_amns import AMNSProcessor
 from .trainer import AMNSTrainer
@@ -26,16 +27,9 @@ FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
 @dataclass
-class DataArguments:
-    """Which pairs to train and to test on."""
+class DataArguments(SourceArguments):
+    """Which pairs to train and to test on, and how many captions to make wrong."""
 
-    benchmark: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(BENCHMARKS) + "."})
-    data_root: str = field(
-        default="data", metadata={"help": "Folder that holds the benchmark's folder, or that folder itself."}
-    )
-    on_missing: str = field(
-        default="error", metadata={"help": "error: stop at missing images; drop: go on without and report it."}
-    )
     noise_rate: float = field(
         default=0.0, metadata={"help": "Share of the training pairs whose captions are shuffled."}
     )
@@ -151,10 +145,8 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         what `results.json` holds.
     """
     began = time.time()
-    train = load_benchmark(data.benchmark, data.data_root, "train", on_missing=data.on_missing)
-    test = load_benchmark(data.benchmark, data.data_root, "test", on_missing=data.on_missing)
-    has_val = BENCHMARKS[data.benchmark].has_val
-    val = load_benchmark(data.benchmark, data.data_root, "val", on_missing=data.on_missing) if has_val else test
+    train, test = data.load("train"), data.load("test")
+    val = test if data.selection_split == "test" else data.load("val")
     if data.noise_rate or data.noise_file:
         train = inject_noise(train, data.noise_rate, data.noise_seed, data.noise_file)
     num_identities = max(train["person_id"][:]) + 1 if "identity" in args.loss_weights else 0
@@ -171,13 +163,13 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         load_model(trainer.accelerator.unwrap_model(trainer.model), checkpoint / "model.safetensors")
         best = _report_epoch(trainer, test, _epoch_of(trainer, best_step))
     results = {
-        "benchmark": data.benchmark,
+        "benchmark": data.name,
         "noise_rate": _noise_share(train),
         "losses": args.loss_weights,
         "keep_ratio": args.keep_ratio,
         "best": best,
         "last": last,
-        "selected_on": f"{'val' if has_val else 'test'} {args.metric_for_best_model}",
+        "selected_on": f"{data.selection_split} {args.metric_for_best_model}",
         "dropped_pairs": {"train": dropped_pairs(train), "test": dropped_pairs(test)},
         "seconds": round(time.time() - began, 1),
         "peak_memory_mb": peak_memory_mb(),

@@ -1,0 +1,72 @@
+"""Where a run's pairs come from, as command-line options: one of the benchmarks, or the user's own pairs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+
+from .benchmarks import BENCHMARKS, load_benchmark
+from .pairs import load_pairs
+
+
+@dataclass
+class SourceArguments:
+    """A benchmark on disk, or own pairs of image, caption and person id."""
+
+    benchmark: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(BENCHMARKS) + "."})
+    data_root: str = field(
+        default="data", metadata={"help": "Folder that holds the benchmark's folder, or that folder itself."}
+    )
+    on_missing: str = field(
+        default="error", metadata={"help": "error: stop at missing images; drop: go on without and report it."}
+    )
+    pairs: str | None = field(
+        default=None,
+        metadata={
+            "help": "Own pairs instead of a benchmark: CSV, JSONL, Parquet, folder, or Hub data set."
+        },
+    )
+    image_root: str | None = field(default=None, metadata={"help": "Folder of own images; default that of the file."})
+    image_column: str = field(default="image", metadata={"help": "Column of own pairs that holds image or path."})
+    caption_column: str = field(default="caption", metadata={"help": "Column of own pairs that holds the caption."})
+    person_id_column: str = field(default="person_id", metadata={"help": "Column of own pairs that names the person."})
+    split_column: str = field(
+        default="split", metadata={"help": "Column of own pairs that says train, val or test for each pair."}
+    )
+    val_split: str = field(
+        default="val", metadata={"help": "Split of own pairs that selects the best epoch; test if there is no val."}
+    )
+
+    def __post_init__(self):
+        if self.val_split not in ("val", "test"):
+            raise ValueError(f"val_split must be val or test, found {self.val_split!r}.")
+
+    @property
+    def name(self) -> str:
+        """What reports call the data: the benchmark, or the name of the file or folder."""
+        return Path(self.pairs).name if self.pairs else self.benchmark
+
+    @property
+    def selection_split(self) -> str:
+        """The split that selects the best epoch."""
+        if self.pairs:
+            return self.val_split
+        return "test" if self.benchmark in BENCHMARKS and not BENCHMARKS[self.benchmark].has_val else "val"
+
+    def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
+        """A split as `load_benchmark` returns it; errors as there and in `load_pairs`."""
+        if not self.pairs:
+            return load_benchmark(self.benchmark, self.data_root, split, on_missing=self.on_missing)
+        return load_pairs(
+            self.pairs,
+            split,
+            self.image_root,
+            self.image_column,
+            self.caption_column,
+            self.person_id_column,
+            self.split_column,
+            on_missing=self.on_missing,
+        )
+
+
+__all__ = ["SourceArguments"]
