@@ -70,7 +70,7 @@ class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
         patches = patches + positions[1:]
         if keep_indices is not None:
             patches = patches.gather(1, self._sorted_indices(keep_indices, patches))
-        cls = (self.class_embedding + positions[0]).expand(len(pixel_values), 1, -1)
+        cls = (self.class_embedding + positions[0]).expand(patches.shape[0], 1, -1)
         return torch.cat([cls, patches], dim=1)
 
     def _sorted_indices(self, keep_indices: Tensor, patches: Tensor) -> Tensor:
