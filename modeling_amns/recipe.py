@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import load_model
 from transformers import AutoTokenizer, HfArgumentParser
 
+from .adapters import AdapterArguments, add_adapters, load_weights, save_final
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
@@ -38,7 +38,7 @@ class DataArguments(SourceArguments):
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(AdapterArguments):
     """Where the model starts: from a checkpoint, or from scratch with the given sizes."""
 
     model_name_or_path: str | None = field(
@@ -153,6 +153,8 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     # The same start in every process and run, whatever was drawn before.
     torch.manual_seed(args.seed)
     model, processor = build(start, train["caption"][:], num_identities)
+    if start.use_peft:
+        model = add_adapters(model, start)
     trainer = AMNSTrainer(model, args, train_dataset=train, eval_dataset=val, processing_class=processor)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     last = _report_epoch(trainer, test, trainer.state.epoch)
@@ -160,7 +162,7 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     best_step = trainer.state.best_global_step
     if best_step and best_step != trainer.state.global_step:
         checkpoint = Path(args.output_dir) / f"checkpoint-{best_step}"
-        load_model(trainer.accelerator.unwrap_model(trainer.model), checkpoint / "model.safetensors")
+        load_weights(trainer, checkpoint)
         best = _report_epoch(trainer, test, _epoch_of(trainer, best_step))
     results = {
         "benchmark": data.name,
@@ -174,7 +176,7 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         "seconds": round(time.time() - began, 1),
         "peak_memory_mb": peak_memory_mb(),
     }
-    trainer.save_model(args.output_dir)
+    save_final(trainer, args.output_dir)
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
         (Path(args.output_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -163,10 +163,18 @@ def _cls_row(layer: nn.Module, hidden: Tensor) -> Tensor:
     attention = layer.self_attn
     normed = layer.layer_norm1(hidden)
     query = attention.q_proj(normed[:, 0]).unflatten(-1, (attention.num_heads, attention.head_dim))
-    key_weight = attention.k_proj.weight.unflatten(0, (attention.num_heads, attention.head_dim))
+    key_weight = _applied_weight(attention.k_proj).unflatten(0, (attention.num_heads, attention.head_dim))
     query = torch.einsum("bhd,hdc->bhc", query, key_weight)
     scores = torch.matmul(query, normed.transpose(1, 2)).float() * attention.scale
     return scores.softmax(dim=-1).mean(dim=1)[:, 1:]
+
+
+def _applied_weight(layer: nn.Linear) -> Tensor:
+    """The matrix that a layer applies; a LoRA layer of PEFT keeps what its adapters add apart until it is merged."""
+    weight = layer.weight
+    if not hasattr(layer, "get_delta_weight") or layer.merged or layer.disable_adapters:
+        return weight
+    return weight + sum(layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A)
 
 
 __all__ = ["AMNSVisionEmbeddings", "AMNSVisionModel", "resize_positions"]

@@ -18,7 +18,7 @@ def main() -> int:
     try:
         data, start, args = parse_arguments()
         results = run(data, start, args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     if PartialState().is_main_process:
