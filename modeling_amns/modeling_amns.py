@@ -210,22 +210,32 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
     ) -> AMNSOutput:
         """Embeds images and texts and compares them all; arguments and output as `CLIPModel`, plus `keep_indices`.
 
+        Other than in `CLIPModel`, one of both may be left out; its fields and the logits are `None` then.
+
         Args:
             input_ids: token ids, int64 [texts, tokens], each row with an end token.
             pixel_values: normalised images, float [images, 3, height, width].
             attention_mask: 1 for tokens, 0 for padding, [texts, tokens].
             keep_indices: patches that are encoded, without CLS, int64 [images, K]; `None` means all.
         """
-        vision = self.get_image_features(
-            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, keep_indices=keep_indices, **kwargs
-        )
-        text = self.get_text_features(input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
-        image_embeds = nn.functional.normalize(vision.pooler_output, dim=-1)
-        text_embeds = nn.functional.normalize(text.pooler_output, dim=-1)
-        logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) * self.logit_scale.exp()
+        if pixel_values is None and input_ids is None or return_loss and (pixel_values is None or input_ids is None):
+            raise ValueError("AMNSModel needs pixel_values or input_ids, and both of them for return_loss=True.")
+        vision = text = image_embeds = text_embeds = logits_per_text = None
+        if pixel_values is not None:
+            vision = self.get_image_features(
+                pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, keep_indices=keep_indices, **kwargs
+            )
+            image_embeds = nn.functional.normalize(vision.pooler_output, dim=-1)
+        if input_ids is not None:
+            text = self.get_text_features(
+                input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+            )
+            text_embeds = nn.functional.normalize(text.pooler_output, dim=-1)
+        if vision is not None and text is not None:
+            logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) * self.logit_scale.exp()
         return AMNSOutput(
             loss=image_text_contrastive_loss(logits_per_text) if return_loss else None,
-            logits_per_image=logits_per_text.T,
+            logits_per_image=None if logits_per_text is None else logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
@@ -277,7 +287,11 @@ class AMNSForPersonRetrieval(AMNSPreTrainedModel):
         keep_indices: Tensor | None = None,
         **kwargs,
     ) -> AMNSPersonRetrievalOutput:
-        """Embeds pairs and classifies both halves; arguments as `AMNSModel.forward`."""
+        """Embeds pairs and classifies both halves; arguments as `AMNSModel.forward`, both halves needed."""
+        if pixel_values is None or input_ids is None:
+            raise ValueError(
+                "AMNSForPersonRetrieval embeds pairs, pass pixel_values and input_ids; AMNSModel takes one."
+            )
         outputs = self.amns(
             input_ids=input_ids,
             pixel_values=pixel_values,

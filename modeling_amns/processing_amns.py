@@ -59,6 +59,8 @@ class AMNSProcessor(ProcessorMixin):
         if tokenizer is not None:
             # User text must not be able to hold a real end token.
             tokenizer.split_special_tokens = True
+            # Saved with the tokenizer, for those who load it without this class.
+            tokenizer.init_kwargs["split_special_tokens"] = True
 
     @classmethod
     def from_tokenizer(
