@@ -7,7 +7,6 @@ use, so that `import modeling_amns` stays quick.
 import importlib
 
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
-from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
 
@@ -43,8 +42,6 @@ def _register() -> None:
     AutoConfig.register("amns", AMNSConfig)
     AutoModel.register(AMNSConfig, AMNSModel)
     AutoModelForZeroShotImageClassification.register(AMNSConfig, AMNSModel)
-    # The pipeline asks this table of names whether it knows the model, and logs an error otherwise.
-    MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES["amns"] = "AMNSModel"
     AutoProcessor.register(AMNSConfig, AMNSProcessor)
 
 

@@ -286,6 +286,27 @@ def test_the_script_reports_every_variant_on_a_benchmark(tmp_path, processor):
     assert torch.export.load(tmp_path / "out" / "image_encoder.pt2")
 
 
+def test_each_row_of_the_comparison_is_the_encoder_that_it_names(exported, processor, monkeypatch):
+    folder, model = exported
+    ids, mask = tokens(model, 2, 9)
+
+    def first_entry(encoder, *args, **kwargs):
+        with torch.no_grad():
+            embeds = encoder.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
+        return {"rank1": torch.nn.functional.normalize(embeds, dim=-1)[0, 0].item()}
+
+    monkeypatch.setattr(export, "evaluate_retrieval", first_entry)
+    rows = export.compare(model, processor, folder, {})
+    runs = [OnnxRetrieval(folder, int8).sessions["text"] for int8 in (False, True)]
+    full, small = (
+        run.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})[0][0, 0].item() for run in runs
+    )
+    assert rows["PyTorch fp32"]["rank1"] == pytest.approx(full, abs=1e-6)
+    assert [rows["ONNX fp32"]["rank1"], rows["ONNX int8"]["rank1"]] == pytest.approx([full, small], abs=1e-7)
+    assert abs(full - small) > 1e-6
+    assert rows["ONNX int8"]["megabytes"] < rows["ONNX fp32"]["megabytes"]
+
+
 def test_the_script_explains_bad_input_in_one_line(tmp_path):
     command = [sys.executable, ROOT / "scripts" / "export.py", tmp_path, tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CAPTIONS, IMAGE_SIZE, tiny_retrieval_model
-from training_run import PERSONS, as_split, tiny_pairs
+from training_run import PERSONS, as_split, make_trainer, tiny_pairs
 from transformers import TrainerCallback
 
 from modeling_amns import AMNSForPersonRetrieval, AMNSModel, AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
-from modeling_amns.adapters import AdapterArguments, add_adapters, load_adapter, save_final
+from modeling_amns.adapters import AdapterArguments, add_adapters, load_adapter, load_weights, save_final
 from modeling_amns.ema import ImageTeacher
 
 pytest.importorskip("peft")
@@ -149,6 +149,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(start, tmp_path):
         assert got.keys() == want.keys() and all(torch.equal(got[name], want[name]) for name in want)
     losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_the_weights_of_an_earlier_checkpoint_come_back(start, tmp_path, lora):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 8}
+    seen = {}
+
+    class Record(TrainerCallback):
+        def on_save(self, args, state, control, model=None, **kwargs):
+            seen[state.global_step] = {name: value.clone() for name, value in model.state_dict().items()}
+
+    trainer = make_lora_trainer(start, tmp_path, **options) if lora else make_trainer(tmp_path, **options)
+    trainer.add_callback(Record())
+    trainer.train()
+    load_weights(trainer, tmp_path / "output" / "checkpoint-2")
+    got = trainer.model.state_dict()
+    assert all(torch.equal(got[name], value) for name, value in seen[2].items())
+    assert any(not torch.equal(got[name], value) for name, value in seen[4].items())
 
 
 def test_the_final_folder_holds_a_merged_model_and_the_adapter(start, tmp_path, pixels):
