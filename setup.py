@@ -27,7 +27,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.21",
+        "transformers>=5.20",
         "datasets>=4.0",
         "accelerate>=1.10",
         "safetensors>=0.5",

@@ -4,6 +4,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers.configuration_utils import SubConfigSpec
 
 INTERPOLATION_MODES = ("bilinear", "bicubic")
 
@@ -99,7 +100,10 @@ class AMNSConfig(CLIPConfig):
     """
 
     model_type = "amns"
-    sub_configs_defaults = {"vision_config": AMNSVisionConfig, "text_config": AMNSTextConfig}
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(AMNSVisionConfig),
+        "text_config": SubConfigSpec(AMNSTextConfig),
+    }
 
     text_config: dict | AMNSTextConfig | None = None
     vision_config: dict | AMNSVisionConfig | None = None

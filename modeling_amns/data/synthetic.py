@@ -23,7 +23,7 @@ from .synthetic_figure import draw_body
 from .synthetic_people import SPLITS, Person, draw_people
 from .synthetic_render import render_image
 
-GENERATOR_VERSION = "1.0"
+GENERATOR_VERSION = "1.1"
 JPEG_QUALITY = 92
 MIN_IMAGE_SIZE = (64, 24)
 # Below this many images starting processes costs more than it saves.

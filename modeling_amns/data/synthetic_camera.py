@@ -46,14 +46,14 @@ class Camera:
 
 
 CAMERAS = (
-    Camera(noise=3.0, scene="street"),
-    Camera(gain=(1.10, 1.0, 0.84), gamma=1.08, contrast=0.9, noise=5.0, blur=0.5, scene="hall", occlusion=0.2),
-    Camera(gain=(0.9, 0.98, 1.12), sharpness=0.55, noise=4.0, scale=0.93, offset=2.5, scene="campus"),
-    Camera(contrast=1.22, saturation=1.2, gamma=0.9, scale=1.07, offset=3.0, scene="grass", occlusion=0.25),
-    Camera(gamma=1.4, contrast=0.95, noise=7.5, gain=(1.0, 0.97, 1.03), scale=0.97, scene="night", occlusion=0.2),
+    Camera(noise=3.0, scene="street", occlusion=0.1),
+    Camera(gain=(1.08, 1.0, 0.88), gamma=1.06, contrast=0.92, noise=5.0, blur=0.5, scene="hall"),
+    Camera(gain=(0.92, 0.98, 1.1), sharpness=0.6, noise=4.0, scale=0.93, offset=2.5, scene="campus", occlusion=0.1),
+    Camera(contrast=1.18, saturation=1.15, gamma=0.92, scale=1.07, offset=3.0, scene="grass", occlusion=0.2),
+    Camera(gamma=1.28, contrast=0.95, noise=7.0, gain=(1.0, 0.97, 1.03), scale=0.97, scene="night"),
     Camera(
-        gain=(0.95, 1.06, 0.96), contrast=0.78, lift=22.0, saturation=0.9, blur=0.8, scale=0.9, offset=3.0,
-        scene="shop", occlusion=0.3,
+        gain=(0.96, 1.05, 0.97), contrast=0.84, lift=16.0, saturation=0.92, blur=0.7, scale=0.9, offset=3.0,
+        scene="shop", occlusion=0.2,
     ),
 )  # fmt: skip
 OCCLUDERS = ("pole", "passer-by", "bush", "rail", "bag")

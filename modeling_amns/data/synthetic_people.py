@@ -18,11 +18,11 @@ GROUP_SIZES = (2, 3, 3, 4)
 
 # Weights are rounded by eye from street photographs: dark and neutral clothes are common, bright ones rare.
 TOP_COLOURS = {
-    "black": 18, "white": 14, "grey": 12, "blue": 10, "red": 10, "navy": 7, "green": 6, "pink": 5,
-    "beige": 5, "brown": 4, "purple": 4, "yellow": 4, "orange": 3,
+    "black": 14, "white": 13, "grey": 11, "blue": 10, "red": 11, "navy": 6, "green": 8, "pink": 6,
+    "beige": 5, "brown": 4, "purple": 5, "yellow": 6, "orange": 4,
 }  # fmt: skip
 LOWER_COLOURS = {
-    "black": 27, "blue": 17, "navy": 12, "grey": 14, "beige": 9, "brown": 7, "white": 6, "green": 4, "red": 4,
+    "black": 20, "blue": 17, "navy": 9, "grey": 13, "beige": 11, "brown": 8, "white": 9, "green": 7, "red": 6,
 }  # fmt: skip
 SHOE_COLOURS = {"black": 32, "white": 28, "grey": 9, "brown": 11, "red": 8, "blue": 7, "yellow": 3, "pink": 2}
 BAG_COLOURS = {
