@@ -4,8 +4,12 @@ import os
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Tables that tests make don't belong in the user's cache.
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="amns-datasets-")
+# Tables that tests make don't belong in the user's cache. Programs that tests start share the folder; the first
+# removes it at its end.
+if "AMNS_TEST_CACHE" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="amns-datasets-", ignore_cleanup_errors=True)
+    os.environ["AMNS_TEST_CACHE"] = _cache.name
+os.environ["HF_DATASETS_CACHE"] = os.environ["AMNS_TEST_CACHE"]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
