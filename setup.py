@@ -9,9 +9,18 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init__.py").read_text()).group(1)
 
 extras = {
+    "onnx": ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23"],
+    "peft": ["peft>=0.18"],
+    "sentence-transformers": ["sentence-transformers>=6.0"],
     "tensorboard": ["tensorboard"],
-    "test": ["pytest", "ruff", "tensorboard"],
+    "trackio": ["trackio>=0.30"],
 }
+# trackio is tested where it is installed: it asks for an older Pillow than the one that is pinned.
+tested = ("onnx", "peft", "sentence-transformers", "tensorboard")
+extras["test"] = ["pytest", "ruff", *(package for name in tested for package in extras[name])]
+
+# Recipes and scripts lie beside the package in the source and inside it once installed.
+beside = {"modeling_amns.scripts": "scripts", "modeling_amns.scripts.recipes": "scripts/recipes"}
 
 setup(
     name="modeling_amns",
@@ -20,9 +29,11 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["modeling_amns", "modeling_amns.*"]),
+    packages=[*find_packages(include=["modeling_amns", "modeling_amns.*"]), *beside],
+    package_dir=beside,
     package_data={
-        "modeling_amns": ["py.typed", "metrics/person_retrieval/README.md", "metrics/person_retrieval/*.txt"]
+        "modeling_amns": ["py.typed", "metrics/person_retrieval/README.md", "metrics/person_retrieval/*.txt"],
+        "modeling_amns.scripts.recipes": ["*.yaml"],
     },
     python_requires=">=3.10",
     install_requires=[

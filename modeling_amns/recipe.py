@@ -48,10 +48,10 @@ class ModelArguments(AdapterArguments):
         default_factory=lambda: [384, 128], metadata={"help": "Height and width of the images in pixels."}
     )
     stride: int | None = field(default=None, metadata={"help": "Step between patches; default the patch size."})
-    vision_config: dict | str = field(
+    vision_config: dict | str | None = field(
         default_factory=dict, metadata={"help": "From scratch: fields of AMNSVisionConfig as JSON."}
     )
-    text_config: dict | str = field(
+    text_config: dict | str | None = field(
         default_factory=dict, metadata={"help": "From scratch: fields of AMNSTextConfig as JSON."}
     )
     projection_dim: int = field(default=512, metadata={"help": "From scratch: size of the embedding space."})

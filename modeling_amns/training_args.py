@@ -24,11 +24,11 @@ class AMNSTrainingArguments(TrainingArguments):
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weights", "loss_options"]
 
     # Losses
-    loss_weights: dict | str = field(
+    loss_weights: dict | str | None = field(
         default_factory=lambda: {"bsdm": 1.0, "waf": 1.0, "identity": 1.0},
         metadata={"help": "Weight of each loss as JSON, names: " + ", ".join(LOSS_NAMES) + "."},
     )
-    loss_options: dict | str = field(
+    loss_options: dict | str | None = field(
         default_factory=dict, metadata={"help": 'Options of each loss as JSON, e.g. {"waf": {"gamma": 2.0}}.'}
     )
     temperature: float = field(default=0.02, metadata={"help": "Cosine similarities are divided by it; fixed."})

@@ -39,6 +39,12 @@ def test_the_recipe_trains_and_leaves_model_and_results(trained):
     assert "| last, epoch 2 |" in done.stdout and (folder / "out" / "model.safetensors").is_file()
 
 
+def test_options_in_json_are_read_from_the_command_line(tmp_path):
+    options = ["--loss_weights", '{"sdm": 2, "nothing": 1}', "--vision_config", '{"hidden_size": 32}']
+    done = run("train.py", "--output_dir", tmp_path, "--loss_options", "{}", *options)
+    assert done.returncode == 1 and "There is no loss 'nothing'" in done.stderr.strip().splitlines()[-1]
+
+
 def test_evaluating_the_saved_model_gives_the_reported_figures(trained):
     folder, _ = trained
     done = run("evaluate.py", folder / "out", "--data_root", folder / "data", "--json")

@@ -71,6 +71,13 @@ def test_layouts_show_the_same_people_in_the_same_images(tmp_path):
         assert (cuhk / "imgs" / one["file_path"]).read_bytes() == (rstp / "imgs" / two["img_path"]).read_bytes()
 
 
+@pytest.mark.parametrize("size", [(64, 24), (64, 48), (80, 64)])
+def test_the_smallest_images_can_be_drawn(tmp_path, size):
+    """Sixty people: among them are glasses, whose corners met in small images."""
+    people = {"train_identities": 60, "val_identities": 1, "test_identities": 1}
+    make_synthetic_benchmark(tmp_path, **people, images_per_identity=2, image_size=size, num_workers=1)
+
+
 def test_image_size_is_height_and_width(tmp_path):
     folder = make_synthetic_benchmark(tmp_path, **SMALL, image_size=(192, 64))
     with Image.open(folder / "imgs" / read_records(folder, "synthetic-pedes")[0]["file_path"]) as image:

@@ -22,9 +22,7 @@ class SourceArguments:
     )
     pairs: str | None = field(
         default=None,
-        metadata={
-            "help": "Own pairs instead of a benchmark: CSV, JSONL, Parquet, folder, or Hub data set."
-        },
+        metadata={"help": "Own pairs instead of a benchmark: CSV, JSONL, Parquet, folder, or Hub data set."},
     )
     image_root: str | None = field(default=None, metadata={"help": "Folder of own images; default that of the file."})
     image_column: str = field(default="image", metadata={"help": "Column of own pairs that holds image or path."})

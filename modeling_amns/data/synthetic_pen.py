@@ -97,7 +97,9 @@ class Pen:
         (xa, ya), (xb, yb) = self.place([(x0, y0), (x1, y1)])
         corners = (min(xa, xb), ya, max(xa, xb), yb)
         outline = (*edge(colour), 255)
-        self.draw.rounded_rectangle(corners, radius * self.unit, (*colour, 255), outline, self._width(OUTLINE))
+        # Pillow cannot round corners that meet: in a small image a pair of glasses is a few pixels.
+        radius = min(radius * self.unit, max(0.0, min(corners[2] - corners[0], yb - ya) / 2 - 1.0))
+        self.draw.rounded_rectangle(corners, radius, (*colour, 255), outline, self._width(OUTLINE))
 
     def line(self, points: Points, width: float, colour: Colour) -> None:
         """An open line."""
