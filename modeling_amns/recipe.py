@@ -23,6 +23,8 @@ from .processing_amns import AMNSProcessor
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
 
+# Beside the package in its source, inside it once installed.
+RECIPES = (Path(__file__).parents[1] / "scripts" / "recipes", Path(__file__).parent / "scripts" / "recipes")
 FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
@@ -84,10 +86,11 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
 
 
 def read_recipe(path: str | Path, fields: set[str]) -> dict:
-    """The fields of a YAML recipe, all of them known."""
-    path = Path(path)
+    """The fields of a YAML recipe, a file or the name of one of the package's own, all of them known."""
+    own = {recipe.stem: recipe for folder in RECIPES for recipe in folder.glob("*.yaml")}
+    path = own.get(str(path), Path(path))
     if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {path}; the package's own are in scripts/recipes/.")
+        raise FileNotFoundError(f"There is no recipe {path}; the package's own are {', '.join(sorted(own))}.")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -67,7 +67,7 @@ def test_own_pairs_train_and_evaluate_by_options(trained, tmp_path):
                     table.writerow([record["file_path"], caption, f"p{record['id']}", record["split"]])
     columns = ["--image_column", "file", "--caption_column", "text", "--person_id_column", "name"]
     own = ["--pairs", tmp_path / "pairs.csv", "--image_root", folder / "data" / "synthetic-pedes" / "imgs", *columns]
-    options = ["--config", "scripts/recipes/quickstart.yaml", "--output_dir", tmp_path / "out", "--val_split", "test"]
+    options = ["--config", "quickstart", "--output_dir", tmp_path / "out", "--val_split", "test"]
     done = run("train.py", *options, *own, "--num_train_epochs", 1, "--per_device_train_batch_size", 16)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -105,6 +105,6 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path, recipe, options, messag
 
 def test_a_recipe_or_checkpoint_that_is_not_there_is_named(tmp_path):
     done = run("train.py", "--config", tmp_path / "none.yaml")
-    assert done.returncode == 1 and "There is no recipe" in done.stderr
+    assert done.returncode == 1 and "the package's own are cuhk_pedes, quickstart" in done.stderr
     done = run("evaluate.py", tmp_path, "--data_root", tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
