@@ -157,4 +157,7 @@ class AMNSConfig(CLIPConfig):
         self.vision_config = AMNSVisionConfig(**{**self.vision_config.to_dict(), **fields})
 
 
+# `save_pretrained` copies the code beside the weights, for users without the package (`trust_remote_code=True`).
+AMNSConfig.register_for_auto_class()
+
 __all__ = ["AMNSConfig", "AMNSTextConfig", "AMNSVisionConfig"]

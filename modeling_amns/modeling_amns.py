@@ -5,12 +5,14 @@ into the other at the same position grid.
 """
 
 import copy
+import os
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextModel
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPOutput, CLIPPreTrainedModel, image_text_contrastive_loss
 from transformers.utils import ModelOutput, logging
@@ -278,6 +280,13 @@ class AMNSForPersonRetrieval(AMNSPreTrainedModel):
             )
         self.to(self.device, self.dtype)
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """As `PreTrainedModel`; `AutoModel` of the folder is the dual encoder alone, with the package or without."""
+        if kwargs.get("is_main_process", True):
+            os.makedirs(save_directory, exist_ok=True)
+            custom_object_save(self.amns, save_directory, config=self.config)
+        super().save_pretrained(save_directory, **kwargs)
+
     @can_return_tuple
     def forward(
         self,
@@ -324,6 +333,8 @@ class IdentityClassifier(nn.Linear):
 def _classifier(config: AMNSConfig) -> IdentityClassifier | None:
     return IdentityClassifier(config.projection_dim, config.num_identities) if config.num_identities else None
 
+
+AMNSModel.register_for_auto_class("AutoModel")
 
 __all__ = [
     "AMNSForPersonRetrieval",

@@ -183,3 +183,6 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPToke
         merges=[tuple(pair) for pair in merges],
         model_max_length=MAX_TOKENS,
     )
+
+
+AMNSProcessor.register_for_auto_class("AutoProcessor")

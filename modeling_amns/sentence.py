@@ -17,14 +17,9 @@ model.similarity(model.encode(["a woman in a red coat"]), model.encode(images))
 ```
 """
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
-from .configuration_amns import AMNSConfig
 from .extras import require
-from .modeling_amns import AMNSModel
-from .processing_amns import AMNSProcessor
 
 
 def export_sentence_transformer(checkpoint: str | Path, folder: str | Path) -> None:
@@ -41,23 +36,8 @@ def export_sentence_transformer(checkpoint: str | Path, folder: str | Path) -> N
 
     modules = [Transformer(str(checkpoint)), Normalize()]
     model = package.SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine")
-    with _saved_with_code():
-        # The card that sentence-transformers would write shows sentences about the weather.
-        model.save(str(folder), create_model_card=False)
-
-
-@contextlib.contextmanager
-def _saved_with_code() -> Iterator[None]:
-    """Within it, `save_pretrained` copies the code beside the weights, for `trust_remote_code=True`."""
-    classes = {AMNSConfig: "AutoConfig", AMNSModel: "AutoModel", AMNSProcessor: "AutoProcessor"}
-    before = {cls: cls._auto_class for cls in classes}
-    try:
-        for cls, auto_class in classes.items():
-            cls.register_for_auto_class(auto_class)
-        yield
-    finally:
-        for cls, auto_class in before.items():
-            cls._auto_class = auto_class
+    # The card that sentence-transformers would write shows sentences about the weather.
+    model.save(str(folder), create_model_card=False)
 
 
 __all__ = ["export_sentence_transformer"]

@@ -255,7 +255,8 @@ def test_configuration_round_trips_and_takes_an_image_size(tmp_path):
     config = AMNSConfig.from_pretrained(tmp_path, image_size=(96, 32), stride=4)
     assert config.image_size == [96, 32] and config.stride == 4 and config.num_identities == 4
     assert AMNSConfig.from_pretrained(tmp_path).to_dict() == tiny_config(num_identities=4).to_dict() | {
-        "transformers_version": AMNSConfig().to_dict()["transformers_version"]
+        "transformers_version": AMNSConfig().to_dict()["transformers_version"],
+        "auto_map": {"AutoConfig": "configuration_amns.AMNSConfig"},
     }
 
 

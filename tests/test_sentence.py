@@ -88,12 +88,6 @@ def test_it_works_without_our_package_when_its_code_is_trusted(exported, process
     assert np.abs(got["image"] - want(model, processor, images=[image])).max() < 1e-5
 
 
-def test_later_checkpoints_are_saved_without_code(exported, processor, tmp_path):
-    tiny_retrieval_model(processor).amns.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    assert not list(tmp_path.glob("*.py")) and list(exported[0].glob("modeling_amns.py"))
-
-
 def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ImportError, match=r'pip install "modeling_amns\[sentence-transformers\]"'):
