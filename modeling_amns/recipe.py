@@ -3,7 +3,9 @@
 `scripts/train.py` is a thin shell around `run`.
 """
 
+import importlib.metadata
 import json
+import platform
 import resource
 import time
 from dataclasses import dataclass, field
@@ -25,6 +27,19 @@ from .training_args import AMNSTrainingArguments
 
 # Beside the package in its source, inside it once installed.
 RECIPES = (Path(__file__).parents[1] / "scripts" / "recipes", Path(__file__).parent / "scripts" / "recipes")
+# Options that a report names besides the losses.
+REPORTED = (
+    "seed",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "temperature",
+    "loss_options",
+    "keep_ratio",
+    "mask_score",
+    "ema_decay",
+)
 FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP")
 
 
@@ -171,11 +186,13 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         "benchmark": data.name,
         "noise_rate": _noise_share(train),
         "losses": args.loss_weights,
-        "keep_ratio": args.keep_ratio,
         "best": best,
         "last": last,
         "selected_on": f"{data.selection_split} {args.metric_for_best_model}",
         "dropped_pairs": {"train": dropped_pairs(train), "test": dropped_pairs(test)},
+        "base_model": _hub_id(start.model_name_or_path),
+        "training": {name: getattr(args, name) for name in REPORTED} | {"world_size": args.world_size},
+        "environment": _environment(),
         "seconds": round(time.time() - began, 1),
         "peak_memory_mb": peak_memory_mb(),
     }
@@ -183,7 +200,20 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
         (Path(args.output_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return results
+
+
+def _hub_id(start: str | None) -> str | None:
+    """The start if it is an id of the Hub; a path of this machine is nobody else's business."""
+    return None if start is None or Path(start).exists() else start
+
+
+def _environment() -> dict[str, str]:
+    packages = ("modeling_amns", "torch", "transformers", "accelerate", "datasets")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return {"python": platform.python_version(), **versions}
 
 
 def _noise_share(train) -> float:

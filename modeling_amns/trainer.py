@@ -19,6 +19,7 @@ from .data.transforms import augment_images
 from .ema import ImageTeacher
 from .evaluation import evaluate_retrieval
 from .gradient_cache import cached_backward
+from .hub import PushesCheckpoints
 from .losses import MATCHING_LOSSES, identity_loss, matching_loss
 from .masking import patch_scores, select_patches
 from .modeling_amns import AMNSForPersonRetrieval, AMNSPersonRetrievalOutput
@@ -49,7 +50,7 @@ class _StepKeeper(TrainerCallback):
             self.trainer.teacher.update(self.trainer.student)
 
 
-class AMNSTrainer(WholeCheckpointsMixin, Trainer):
+class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
@@ -107,6 +108,7 @@ class AMNSTrainer(WholeCheckpointsMixin, Trainer):
             **kwargs,
         )
         self._refuse_sharded_parameters()
+        self.refuse_unfit_pushes()
         self.model_accepts_loss_kwargs = False
         self.teacher = None
         if args.keep_ratio < 1:

@@ -1,0 +1,50 @@
+"""Pushes a trained checkpoint with its card to the Hub, or shows what would be pushed.
+
+python scripts/push_to_hub.py outputs/quickstart ORG/NAME --dry-run
+python scripts/push_to_hub.py outputs/quickstart ORG/NAME --private
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+from modeling_amns.hub import push_checkpoint, stage_checkpoint
+
+
+def main() -> int:
+    """Exit code 0 on success, 1 with one line of explanation on bad input or a refusal of the Hub."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="output folder of a training run")
+    parser.add_argument("repo_id", help="ORG/NAME")
+    parser.add_argument("--private", action="store_true", default=None, help="a new repository is private")
+    parser.add_argument("--revision", help="branch, default main")
+    parser.add_argument("--license", default="apache-2.0", help="licence of the weights")
+    parser.add_argument("--dry-run", action="store_true", help="list the files and print the card, send nothing")
+    options = parser.parse_args()
+    try:
+        if options.dry_run:
+            with tempfile.TemporaryDirectory() as folder:
+                stage_checkpoint(options.checkpoint, options.repo_id, folder, options.license)
+                for file in sorted(Path(folder).iterdir()):
+                    print(f"{file.stat().st_size:>12,}  {file.name}")
+                print("\n" + (Path(folder) / "README.md").read_text(encoding="utf-8"))
+            return 0
+        commit = push_checkpoint(
+            options.checkpoint,
+            options.repo_id,
+            private=options.private,
+            revision=options.revision,
+            license=options.license,
+        )
+        print(f"Pushed: {commit.repo_url}")
+    except (ValueError, OSError, HfHubHTTPError, LocalTokenNotFoundError) as error:
+        print(f"push_to_hub.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
