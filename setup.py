@@ -19,8 +19,12 @@ extras = {
 tested = ("onnx", "peft", "sentence-transformers", "tensorboard")
 extras["test"] = ["pytest", "ruff", *(package for name in tested for package in extras[name])]
 
-# Recipes and scripts lie beside the package in the source and inside it once installed.
-beside = {"modeling_amns.scripts": "scripts", "modeling_amns.scripts.recipes": "scripts/recipes"}
+# Recipes, scripts and cards lie beside the package in the source and inside it once installed.
+beside = {
+    "modeling_amns.hub_cards": "hub_cards",
+    "modeling_amns.scripts": "scripts",
+    "modeling_amns.scripts.recipes": "scripts/recipes",
+}
 
 setup(
     name="modeling_amns",
@@ -33,6 +37,7 @@ setup(
     package_dir=beside,
     package_data={
         "modeling_amns": ["py.typed", "metrics/person_retrieval/README.md", "metrics/person_retrieval/*.txt"],
+        "modeling_amns.hub_cards": ["*.md"],
         "modeling_amns.scripts.recipes": ["*.yaml"],
     },
     python_requires=">=3.10",
@@ -48,6 +53,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10.3",
         "pyyaml>=6.0",
+        "jinja2>=3.1",
     ],
     extras_require=extras,
 )

@@ -160,7 +160,11 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
         seed = self.args.data_seed or self.args.seed
         if self.args.instances_per_identity:
             return IdentitySampler(self.person_ids, self.args.instances_per_identity, seed)
-        return RandomPairSampler(len(self.train_dataset), seed)
+        lengths = None
+        if self.args.train_sampling_strategy == "group_by_length":
+            lengths = [len(caption) for caption in self.train_dataset.dataset["caption"]]
+        batch_size = self.args.train_batch_size * self.args.world_size
+        return RandomPairSampler(len(self.train_dataset), seed, lengths, batch_size)
 
     def create_optimizer(self, model=None):
         """AdamW (or `--optim`) over groups by learning rate and weight decay: body or new parts, weights or biases."""

@@ -95,6 +95,10 @@ class AMNSTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_decay must lie in [0, 1), found {self.ema_decay}.")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, found {self.temperature}.")
+        if self.train_sampling_strategy not in ("random", "group_by_length"):
+            raise ValueError(
+                f"train_sampling_strategy must be random or group_by_length, found {self.train_sampling_strategy!r}."
+            )
         instances = self.instances_per_identity
         if instances and self.per_device_train_batch_size % instances:
             raise ValueError(

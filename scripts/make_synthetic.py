@@ -23,7 +23,7 @@ class SyntheticArguments:
     root: str = field(default="data", metadata={"help": "Folder that will hold the benchmark's folder."})
     layout: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(LAYOUTS) + "."})
     seed: int = field(default=0, metadata={"help": "Same seed and sizes, same bytes."})
-    train_identities: int = field(default=2000, metadata={"help": "People in the train split."})
+    train_identities: int = field(default=2400, metadata={"help": "People in the train split."})
     val_identities: int = field(default=200, metadata={"help": "People in the val split."})
     test_identities: int = field(default=300, metadata={"help": "People in the test split."})
     images_per_identity: int = field(default=4, metadata={"help": "Images of each person."})

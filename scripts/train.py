@@ -4,12 +4,16 @@ accelerate launch scripts/train.py --config scripts/recipes/quickstart.yaml
 accelerate launch scripts/train.py --config scripts/recipes/cuhk_pedes.yaml --data_root DIR --noise_rate 0.5
 """
 
+import os
 import sys
 
-from accelerate import PartialState
-from transformers.utils import logging
+# Read when torch loads OpenMP: threads that spin while they wait slow a CPU that is shared with other work tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from modeling_amns.recipe import figures_table, parse_arguments, run
+from accelerate import PartialState  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+from modeling_amns.recipe import figures_table, parse_arguments, run  # noqa: E402
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_double"
 # Files of these kinds travel by LFS, as on the Hub; others are part of the commit.
@@ -166,15 +166,33 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, {"files": files, "commitOid": repo.commits[-1][0]})
         if action == "commit":
             return self._commit(repo, repo_id, body, token)
-        revision = argument.split("/")[0] if action in ("revision", "tree") else "main"
+        revision = argument.split("/")[0] if action in ("revision", "tree", "paths-info") else "main"
         commit = repo.at(revision)
         if commit is None:
             return self._send(404, {"error": f"Invalid rev id: {revision}"}, "RevisionNotFound")
         oid, tree = commit
         if action == "tree":
-            return self._send(200, [self._entry(path, file) for path, file in sorted(tree.items())])
+            return self._list(tree, argument.partition("/")[2])
+        if action == "paths-info":
+            paths = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
+            return self._send(200, [self._entry(path, tree[path]) for path in paths if path in tree])
         siblings = [{"rfilename": path} for path in sorted(tree)]
         self._send(200, {"id": repo_id, "modelId": repo_id, "sha": oid, "private": repo.private, "siblings": siblings})
+
+    def _list(self, tree: dict[str, str], folder: str) -> None:
+        """Files below a folder and, unless `recursive` is asked for, folders instead of what they hold."""
+        prefix = f"{folder}/" if folder else ""
+        below = {path: oid for path, oid in tree.items() if path.startswith(prefix)}
+        if folder and not below:
+            return self._send(404, {"error": f"{folder} does not exist"}, "EntryNotFound")
+        entries = {}
+        for path, oid in sorted(below.items()):
+            name, _, deeper = path.removeprefix(prefix).partition("/")
+            if deeper and "recursive=true" not in self.path.lower():
+                entries[name] = {"type": "directory", "path": prefix + name, "oid": _sha1(name.encode()), "size": 0}
+            else:
+                entries[path] = self._entry(path, oid)
+        self._send(200, list(entries.values()))
 
     def _entry(self, path: str, oid: str) -> dict:
         entry = {"type": "file", "path": path, "oid": oid, "size": len(self.hub.content(oid))}

@@ -30,6 +30,25 @@ def test_the_random_sampler_gives_every_pair_once():
     assert sorted(key.row for key in RandomPairSampler(23, seed=1)) == list(range(23))
 
 
+@pytest.mark.parametrize("count", [3, 8, 1003])
+def test_grouping_by_length_gives_every_pair_once_in_batches_of_like_length(count):
+    lengths = [(37 * row) % 101 for row in range(count)]
+    sampler = RandomPairSampler(count, seed=1, lengths=lengths, batch_size=8)
+    rows = [key.row for key in sampler]
+    assert sorted(rows) == list(range(count)) and rows == [key.row for key in sampler]
+    sampler.set_epoch(1)
+    batches = [frozenset(rows[start : start + 8]) for start in range(0, count, 8)]
+    if count < 100:
+        return
+    again = [key.row for key in sampler]
+    assert not set(batches) & {frozenset(again[start : start + 8]) for start in range(0, count, 8)}
+    spread = [max(lengths[row] for row in batch) - min(lengths[row] for row in batch) for batch in batches[:-1]]
+    assert sum(spread) / len(spread) < 8
+    # Neighbouring batches are not sorted among themselves.
+    means = [sum(lengths[row] for row in batch) / len(batch) for batch in batches]
+    assert sum(one < other for one, other in zip(means, means[1:])) < 0.7 * len(means)
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_share_the_pairs_without_overlap_and_get_equally_many_batches(processes):
     dealt = []

@@ -42,24 +42,47 @@ class _EpochSampler(Sampler[PairKey]):
 
 
 class RandomPairSampler(_EpochSampler):
-    """Every pair once an epoch, in random order.
+    """Every pair once an epoch, in random order, on request with captions of like length in a batch.
 
     Args:
         num_pairs: rows of the training set.
         seed: with the epoch it fixes the order.
+        lengths: length of each row's caption in any unit; batches then hold captions of like length, which saves the
+            padding of the text encoder.
+        batch_size: pairs of one step of all processes; needed with `lengths`.
     """
 
-    def __init__(self, num_pairs: int, seed: int = 0):
+    # Shuffled pairs are sorted within this many batches: enough for like lengths, few enough for new batches in each
+    # epoch (transformers' LengthGroupedSampler takes 50).
+    GROUPED_BATCHES = 50
+
+    def __init__(self, num_pairs: int, seed: int = 0, lengths: Sequence[int] | None = None, batch_size: int = 1):
         super().__init__(seed)
         self.num_pairs = num_pairs
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
         return self.num_pairs
 
     def __iter__(self) -> Iterator[PairKey]:
-        epoch = self.epoch
-        for row in self._generator().permutation(self.num_pairs).tolist():
+        generator, epoch = self._generator(), self.epoch
+        rows = generator.permutation(self.num_pairs)
+        if self.lengths is not None:
+            rows = self._grouped(rows, generator)
+        for row in rows.tolist():
             yield PairKey(row, epoch)
+
+    def _grouped(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        # A last batch that is not full is left as it was drawn, so that the longest captions are not always dropped.
+        full = len(rows) - len(rows) % self.batch_size
+        reach = self.batch_size * self.GROUPED_BATCHES
+        parts = [rows[start : min(start + reach, full)] for start in range(0, full, reach)]
+        grouped = [part[np.argsort(self.lengths[part], kind="stable")] for part in parts]
+        if not grouped:
+            return rows
+        batches = np.concatenate(grouped).reshape(-1, self.batch_size)
+        return np.concatenate([batches[generator.permutation(len(batches))].ravel(), rows[full:]])
 
 
 class IdentitySampler(_EpochSampler):

@@ -84,7 +84,7 @@ class PlannedImage:
 
 def plan_benchmark(
     seed: int = 0,
-    train_identities: int = 2000,
+    train_identities: int = 2400,
     val_identities: int = 200,
     test_identities: int = 300,
     images_per_identity: int = 4,
@@ -123,7 +123,7 @@ def make_synthetic_benchmark(
     root: str | Path,
     layout: str = "synthetic-pedes",
     seed: int = 0,
-    train_identities: int = 2000,
+    train_identities: int = 2400,
     val_identities: int = 200,
     test_identities: int = 300,
     images_per_identity: int = 4,
