@@ -10,10 +10,10 @@ import sys
 # Read when torch loads OpenMP: threads that spin while they wait slow a CPU that is shared with other work tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from accelerate import PartialState  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+from accelerate import PartialState
+from transformers.utils import logging
 
-from modeling_amns.recipe import figures_table, parse_arguments, run  # noqa: E402
+from modeling_amns.recipe import figures_table, parse_arguments, run
 
 
 def main() -> int:
