@@ -91,7 +91,8 @@ def save_final(trainer: Trainer, folder: str | Path) -> None:
             model.save_pretrained(Path(folder) / ADAPTER_FOLDER)
             model.config.save_pretrained(Path(folder) / ADAPTER_FOLDER)
         trainer.model = model.merge_and_unload()
-    trainer.save_model(folder)
+    # Internal: with `push_to_hub` a plain call would push before the results stand.
+    trainer.save_model(folder, _internal_call=True)
 
 
 def load_adapter(folder: str | Path, base: str | Path | None = None) -> nn.Module:

@@ -16,6 +16,7 @@ import yaml
 from transformers import AutoTokenizer, HfArgumentParser
 
 from .adapters import AdapterArguments, add_adapters, load_weights, save_final
+from .cards import PICTURES, weights_sha256
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
@@ -24,6 +25,7 @@ from .modeling_amns import AMNSForPersonRetrieval
 from .processing_amns import AMNSProcessor
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
+from .visualization import as_seen, draw_masks, ranking_picture, spread
 
 # Beside the package in its source, inside it once installed.
 RECIPES = (Path(__file__).parents[1] / "scripts" / "recipes", Path(__file__).parent / "scripts" / "recipes")
@@ -182,6 +184,7 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         checkpoint = Path(args.output_dir) / f"checkpoint-{best_step}"
         load_weights(trainer, checkpoint)
         best = _report_epoch(trainer, test, _epoch_of(trainer, best_step))
+    _draw(trainer, test)
     results = {
         "benchmark": data.name,
         "noise_rate": _noise_share(train),
@@ -198,6 +201,8 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     }
     save_final(trainer, args.output_dir)
     if trainer.is_world_process_zero():
+        # Whose figures these are, so that a card never shows them beside other weights.
+        results["weights_sha256"] = weights_sha256(args.output_dir)
         trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
         (Path(args.output_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     if args.push_to_hub:
@@ -225,6 +230,30 @@ def _noise_share(train) -> float:
 def _report_epoch(trainer: AMNSTrainer, test, epoch: float) -> dict[str, float]:
     metrics = trainer.evaluate(test, metric_key_prefix="test")
     return {"epoch": round(epoch, 2), **{name: round(metrics[f"test_{name}"], 2) for name in FIGURES}}
+
+
+def _draw(trainer: AMNSTrainer, test) -> None:
+    """Writes `ranking.png` and, of a run with AWM, `mask.png`."""
+    args, processor = trainer.args, trainer.processing_class
+    folder = Path(args.output_dir)
+    if trainer.is_world_process_zero():
+        for name in PICTURES:
+            (folder / name).unlink(missing_ok=True)
+    # All processes: the gallery is shared out among them.
+    sheet = ranking_picture(
+        trainer.student, processor, test, batch_size=args.eval_batch_size, num_workers=args.dataloader_num_workers
+    )
+    if not trainer.is_world_process_zero():
+        return
+    sheet.save(folder / "ranking.png")
+    if trainer.teacher is None:
+        return
+    queries = test["queries"].select(spread(len(test["queries"]), 6))
+    place = {image_id: row for row, image_id in enumerate(test["gallery"]["image_id"][:])}
+    images = [as_seen(test["gallery"][place[image_id]], processor) for image_id in queries["image_id"][:]]
+    pair = processor(images=images, text=queries["caption"][:], padding=True, return_tensors="pt").to(args.device)
+    kept = trainer.keep_indices(dict(pair), len(images))
+    draw_masks(images, kept, trainer.student.config.vision_config.grid_size).save(folder / "mask.png")
 
 
 def _epoch_of(trainer: AMNSTrainer, step: int) -> float:

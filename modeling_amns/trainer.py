@@ -236,7 +236,7 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
             "attention_mask": inputs["attention_mask"],
         }
         if self.teacher is not None:
-            prepared["keep_indices"] = self._keep_indices(prepared, chunk_size or len(inputs["images"]))
+            prepared["keep_indices"] = self.keep_indices(prepared, chunk_size or len(inputs["images"]))
         return prepared
 
     def _loss(self, outputs: AMNSPersonRetrievalOutput, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -293,7 +293,8 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
         return parts
 
     @torch.no_grad()
-    def _keep_indices(self, prepared: dict[str, Tensor], chunk_size: int) -> Tensor:
+    def keep_indices(self, prepared: dict[str, Tensor], chunk_size: int) -> Tensor:
+        """The patches that the teacher leaves, int64 [B, K], of `pixel_values` (and tokens, for mask_score text)."""
         pixel_values = prepared["pixel_values"]
         self.teacher.to(pixel_values.device)
         text_embeds = generator = None

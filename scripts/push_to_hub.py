@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError
+from transformers.utils import logging
 
 from modeling_amns.hub import push_checkpoint, stage_checkpoint
 
@@ -22,12 +24,17 @@ def main() -> int:
     parser.add_argument("--private", action="store_true", default=None, help="a new repository is private")
     parser.add_argument("--revision", help="branch, default main")
     parser.add_argument("--license", default="apache-2.0", help="licence of the weights")
+    parser.add_argument(
+        "--pictures", action="store_true", default=None, help="send pictures that show images of a real benchmark too"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the files and print the card, send nothing")
     options = parser.parse_args()
+    # Bars of the upload stay; those of loading a small file say nothing.
+    logging.disable_progress_bar()
     try:
         if options.dry_run:
             with tempfile.TemporaryDirectory() as folder:
-                stage_checkpoint(options.checkpoint, options.repo_id, folder, options.license)
+                stage_checkpoint(options.checkpoint, options.repo_id, folder, options.license, options.pictures)
                 for file in sorted(Path(folder).iterdir()):
                     print(f"{file.stat().st_size:>12,}  {file.name}")
                 print("\n" + (Path(folder) / "README.md").read_text(encoding="utf-8"))
@@ -38,12 +45,21 @@ def main() -> int:
             private=options.private,
             revision=options.revision,
             license=options.license,
+            pictures=options.pictures,
         )
         print(f"Pushed: {commit.repo_url}")
-    except (ValueError, OSError, HfHubHTTPError, LocalTokenNotFoundError) as error:
-        print(f"push_to_hub.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    except (ValueError, OSError) as error:
+        return fail(str(error))
+    except HTTPError as error:
+        # An answer of the Hub is an OSError too, so here there was none.
+        return fail(f"{constants.ENDPOINT} can't be reached ({error}). Check the network and HF_ENDPOINT, push again.")
     return 0
+
+
+def fail(message: str) -> int:
+    """One line for the user."""
+    print(f"push_to_hub.py: {' '.join(message.split())}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """A small Hub on 127.0.0.1 for tests: repositories, commits, LFS and downloads as huggingface_hub speaks them.
 
 It holds files by content in memory and writes every request to a log, so that tests can say what travelled. Spoken:
-`whoami`, `repos/create`, `validate-yaml`, `preupload`, `commit` (ndjson), LFS batch with basic transfer, repository
-info, tree listing, and `resolve` with ETag and commit headers. Clients run with HF_HUB_DISABLE_XET=1.
+`whoami`, `repos/create`, `branch`, `validate-yaml`, `preupload`, `commit` (ndjson), LFS batch with basic transfer,
+repository info, tree listing, and `resolve` with ETag and commit headers. Clients run with HF_HUB_DISABLE_XET=1.
+
+Where it is stricter than a stub: a card whose metadata the Hub would refuse is refused, a branch or folder that is not
+there is a 404, a commit onto an old parent is a 412, LFS contents are checked against their sha256.
 """
 
 import base64
@@ -13,6 +16,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
 TOKEN = "hf_double"
 # Files of these kinds travel by LFS, as on the Hub; others are part of the commit.
 LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".parquet")
@@ -22,16 +28,16 @@ _LFS_BATCH = re.compile(r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)\.git/info/lfs/ob
 
 
 class Repo:
-    """One repository: a list of commits, each a whole tree {path: oid}, newest last."""
+    """One repository: commits, each a whole tree {path: oid}, newest last; branches name the commit they stand at."""
 
     def __init__(self, private: bool):
         self.private = private
         self.commits: list[tuple[str, dict[str, str]]] = [(_sha1(b"empty"), {})]
+        self.branches = {"main": self.commits[0][0]}
 
     def at(self, revision: str) -> tuple[str, dict[str, str]] | None:
-        """Commit id and tree of `main` or of a commit id."""
-        if revision == "main":
-            return self.commits[-1]
+        """Commit id and tree of a branch or of a commit id."""
+        revision = self.branches.get(revision, revision)
         return next((commit for commit in self.commits if commit[0] == revision), None)
 
 
@@ -43,7 +49,9 @@ class HubDouble:
         objects: LFS contents by sha256.
         log: (method, path) of every request.
         uploads: sizes of LFS contents that were sent, in order.
-        fail_uploads: so many LFS uploads from now on are broken off.
+        committed: the paths that each commit changed, in order.
+        fail_uploads: so many LFS uploads from now on are refused.
+        hold_uploads: one LFS upload is let in, later ones wait for ever: the moment to kill a client in.
     """
 
     def __init__(self):
@@ -54,6 +62,10 @@ class HubDouble:
         self.uploads: list[int] = []
         self.committed: list[list[str]] = []
         self.fail_uploads = 0
+        self.hold_uploads = False
+        self.let_in = 0
+        self.holding = threading.Event()
+        self.lock = threading.Lock()
         double = self
 
         class Handler(_Handler):
@@ -70,9 +82,9 @@ class HubDouble:
         self.server.shutdown()
         self.server.server_close()
 
-    def files(self, repo_id: str, kind: str = "models") -> dict[str, bytes]:
-        """The newest content of a repository."""
-        return {path: self.content(oid) for path, oid in self.repos[kind, repo_id].commits[-1][1].items()}
+    def files(self, repo_id: str, kind: str = "models", revision: str = "main") -> dict[str, bytes]:
+        """The content of a repository."""
+        return {path: self.content(oid) for path, oid in self.repos[kind, repo_id].at(revision)[1].items()}
 
     def content(self, oid: str) -> bytes:
         """A file's bytes by its sha256 (LFS) or git id."""
@@ -99,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer("PUT")
 
     def _answer(self, method: str) -> None:
-        path = unquote(urlsplit(self.path).path)
+        url = urlsplit(self.path)
+        path = unquote(url.path)
+        self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         length = self.headers.get("Content-Length")
         body = self.rfile.read(int(length)) if length else self._chunks()
         self.hub.log.append((method, path))
@@ -111,7 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             return self._send(200, {"name": "org", "type": "user", "orgs": [], "auth": {"type": "access_token"}})
         if path == "/api/validate-yaml":
-            return self._send(200, {"errors": [], "warnings": []})
+            card = json.loads(body)
+            errors = [{"message": error} for error in card_errors(card["content"], card["repoType"])]
+            return self._send(400 if errors else 200, {"errors": errors, "warnings": []})
         if path == "/api/repos/create":
             return self._create(json.loads(body), token)
         if match := _LFS_BATCH.match(path):
@@ -152,8 +168,14 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None or (repo.private and not token):
             return self._send(404, {"error": "Repository not found"}, "RepoNotFound")
         action, _, argument = rest.partition("/")
+        revision, _, folder = argument.partition("/")
+        if action == "branch":
+            return self._branch(repo, argument, json.loads(body), token)
+        commit = repo.at(revision or "main")
+        if commit is None:
+            return self._send(404, {"error": f"Invalid rev id: {revision}"}, "RevisionNotFound")
+        oid, tree = commit
         if action == "preupload":
-            tree = repo.at("main")[1]
             files = [
                 {
                     "path": file["path"],
@@ -163,34 +185,39 @@ class _Handler(BaseHTTPRequestHandler):
                 }
                 for file in json.loads(body)["files"]
             ]
-            return self._send(200, {"files": files, "commitOid": repo.commits[-1][0]})
+            return self._send(200, {"files": files, "commitOid": oid})
         if action == "commit":
-            return self._commit(repo, repo_id, body, token)
-        revision = argument.split("/")[0] if action in ("revision", "tree", "paths-info") else "main"
-        commit = repo.at(revision)
-        if commit is None:
-            return self._send(404, {"error": f"Invalid rev id: {revision}"}, "RevisionNotFound")
-        oid, tree = commit
+            return self._commit(repo, repo_id, revision, body, token)
         if action == "tree":
-            return self._list(tree, argument.partition("/")[2])
+            return self._tree(tree, folder.strip("/"))
         if action == "paths-info":
             paths = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
             return self._send(200, [self._entry(path, tree[path]) for path in paths if path in tree])
         siblings = [{"rfilename": path} for path in sorted(tree)]
         self._send(200, {"id": repo_id, "modelId": repo_id, "sha": oid, "private": repo.private, "siblings": siblings})
 
-    def _list(self, tree: dict[str, str], folder: str) -> None:
-        """Files below a folder and, unless `recursive` is asked for, folders instead of what they hold."""
+    def _branch(self, repo: Repo, name: str, wanted: dict, token: str) -> None:
+        if not token:
+            return self._send(401, {"error": "Invalid username or password."})
+        if name in repo.branches:
+            return self._send(409, {"error": f"Reference already exists: {name}"})
+        repo.branches[name] = repo.at(wanted.get("startingPoint") or "main")[0]
+        self._send(200, {})
+
+    def _tree(self, tree: dict[str, str], folder: str) -> None:
         prefix = f"{folder}/" if folder else ""
-        below = {path: oid for path, oid in tree.items() if path.startswith(prefix)}
-        if folder and not below:
+        inside = {path: oid for path, oid in sorted(tree.items()) if path.startswith(prefix)}
+        if folder and not inside:
             return self._send(404, {"error": f"{folder} does not exist"}, "EntryNotFound")
+        deep = self.query.get("recursive", "false").lower() in ("true", "1")
         entries = {}
-        for path, oid in sorted(below.items()):
-            name, _, deeper = path.removeprefix(prefix).partition("/")
-            if deeper and "recursive=true" not in self.path.lower():
-                entries[name] = {"type": "directory", "path": prefix + name, "oid": _sha1(name.encode()), "size": 0}
-            else:
+        for path, oid in inside.items():
+            steps = path.removeprefix(prefix).split("/")
+            for depth in range(1, len(steps)):
+                if deep or depth == 1:
+                    name = prefix + "/".join(steps[:depth])
+                    entries[name] = {"type": "directory", "path": name, "oid": _sha1(name.encode()), "size": 0}
+            if deep or len(steps) == 1:
                 entries[path] = self._entry(path, oid)
         self._send(200, list(entries.values()))
 
@@ -200,13 +227,18 @@ class _Handler(BaseHTTPRequestHandler):
             entry["lfs"] = {"oid": oid, "size": entry["size"], "pointerSize": 130}
         return entry
 
-    def _commit(self, repo: Repo, repo_id: str, body: bytes, token: str) -> None:
+    def _commit(self, repo: Repo, repo_id: str, branch: str, body: bytes, token: str) -> None:
         if not token:
             return self._send(401, {"error": "Invalid username or password."})
-        tree, changed = dict(repo.commits[-1][1]), []
+        if branch not in repo.branches:
+            return self._send(404, {"error": f"Invalid rev id: {branch}"}, "RevisionNotFound")
+        head, tree = repo.at(branch)
+        tree, changed = dict(tree), []
         for line in body.splitlines():
             item = json.loads(line)
             value = item["value"]
+            if item["key"] == "header" and value.get("parentCommit") not in (None, head):
+                return self._send(412, {"error": "A commit has happened since"})
             if item["key"] == "file":
                 content = base64.b64decode(value["content"])
                 oid = _sha1(b"blob %d\0" % len(content) + content)
@@ -222,6 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
                 changed.append(value["path"])
         oid = _sha1(json.dumps([len(repo.commits), tree]).encode())
         repo.commits.append((oid, tree))
+        repo.branches[branch] = oid
         self.hub.committed.append(sorted(changed))
         answer = {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{repo_id}/commit/{oid}"}
         self._send(200, answer)
@@ -235,9 +268,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"transfer": "basic", "objects": objects})
 
     def _put(self, oid: str, body: bytes) -> None:
-        if self.hub.fail_uploads:
-            self.hub.fail_uploads -= 1
-            return self._send(403, {"error": "upload broken off"})
+        with self.hub.lock:
+            held = self.hub.hold_uploads and self.hub.let_in > 0
+            self.hub.let_in += 1
+            refused = self.hub.fail_uploads > 0
+            self.hub.fail_uploads -= refused
+        if held:
+            self.hub.holding.set()
+            # Until the client is gone; then its connection reads as ended.
+            self.connection.recv(1)
+            return None
+        if refused:
+            return self._send(403, {"error": "upload refused"})
         if hashlib.sha256(body).hexdigest() != oid:
             return self._send(400, {"error": "content does not match its sha256"})
         self.hub.objects[oid] = body
@@ -277,3 +319,45 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _sha1(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
+
+
+# A part of the Hub's lists, as far as cards of this package use them.
+LICENSES = {"apache-2.0", "mit", "other", "cc-by-4.0"}
+TASKS = {"zero-shot-image-classification", "image-to-text", "image-feature-extraction"}
+
+
+def card_errors(content: str, repo_type: str) -> list[str]:
+    """Why the Hub would refuse a card: no YAML mapping in front, unknown licence or task, a broken model-index."""
+    parts = content.split("---\n")
+    if not content.startswith("---\n") or len(parts) < 3:
+        return ["the card has no metadata block"]
+    try:
+        data = yaml.safe_load(parts[1])
+    except yaml.YAMLError as error:
+        return [f"metadata is not YAML: {error}"]
+    if not isinstance(data, dict):
+        return ["metadata is no mapping"]
+    errors = []
+    if data.get("license", "mit") not in LICENSES:
+        errors.append(f'"license" must be one of {sorted(LICENSES)}, found {data.get("license")!r}')
+    if data.get("license") == "other" and not (data.get("license_name") and data.get("license_link")):
+        errors.append('"license: other" needs "license_name" and "license_link"')
+    tasks = [*data.get("task_categories", []), *([data["pipeline_tag"]] if "pipeline_tag" in data else [])]
+    errors += [f"{task!r} is no task of the Hub" for task in tasks if task not in TASKS]
+    for field in ("tags", "datasets", "metrics"):
+        if any(not isinstance(value, str) for value in data.get(field, [])):
+            errors.append(f'"{field}" must be a list of names')
+    if repo_type == "space" and data.get("sdk") not in ("gradio", "static", "docker"):
+        errors.append(f'"sdk" is {data.get("sdk")!r}')
+    if "model-index" in data:
+        try:
+            _, results = model_index_to_eval_results(data["model-index"])
+            values = {result.metric_type: result.metric_value for result in results}
+            errors += [f"{name} is {value!r}, no number" for name, value in values.items() if not _is_number(value)]
+        except (KeyError, TypeError, IndexError) as error:
+            errors.append(f'"model-index" cannot be read: {error!r}')
+    return errors
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -61,6 +61,22 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, instances):
         assert torch.allclose(two["teacher"][name].double(), value.double(), rtol=1e-7, atol=1e-10), name
 
 
+def test_two_processes_equal_one_with_adapters(tmp_path):
+    """LoRA, float64: loss, the gradient of every adapter and of the classifier, the weights and the averaged teacher."""
+    pytest.importorskip("peft")
+    options = {"double": True, "lora": True, "max_steps": 3, "keep_ratio": 0.5, "learning_rate": 1e-2}
+    one = launch(tmp_path, 1, per_device_train_batch_size=8, **options)
+    two = launch(tmp_path, 2, per_device_train_batch_size=4, **options)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-6)
+    assert one["gradients"].keys() == two["gradients"].keys()
+    assert all("lora_" in name or "classifier" in name for name in one["gradients"])
+    for name, gradient in one["gradients"].items():
+        assert torch.allclose(two["gradients"][name], gradient, rtol=1e-8, atol=1e-12), name
+    for part in ("weights", "teacher"):
+        for name, value in one[part].items():
+            assert torch.allclose(two[part][name].double(), value.double(), rtol=1e-7, atol=1e-10), name
+
+
 def test_without_gathering_the_processes_see_only_their_own_pairs(tmp_path):
     """The control of the test above: it must be able to fail."""
     options = {"double": True, "max_steps": 1}

@@ -1,21 +1,30 @@
 """Push and pull by the real client against a Hub on loopback; each program is a process of its own, as a user's."""
 
+import io
 import json
-import os
-import subprocess
+import shutil
 import sys
+import time
 from pathlib import Path
+from subprocess import CompletedProcess
 
+import pyarrow.parquet
 import pytest
+import torch
 from conftest import tiny_retrieval_model
-from hub_double import TOKEN, HubDouble
+from hub_double import HubDouble, Repo
+from hub_programs import BARE, PULL, ROOT, run, start
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from modeling_amns import make_synthetic_benchmark
+from modeling_amns import AMNSModel, make_synthetic_benchmark
+from modeling_amns.cards import weights_sha256
 from modeling_amns.hub import push_metric, stage_checkpoint
 
-ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "push_to_hub.py"
 CODE = {"configuration_amns.py", "modeling_amns.py", "processing_amns.py", "vision_amns.py"}
+FILES = CODE | {"README.md", "config.json", "model.safetensors"}
+FILES |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 FIGURES = {"epoch": 1.0, "rank1": 12.34, "rank5": 20.0, "rank10": 30.0, "mAP": 10.0, "mINP": 5.0}
 
 
@@ -31,183 +40,265 @@ def checkpoint(tmp_path_factory, processor):
     folder = tmp_path_factory.mktemp("machine") / "run"
     tiny_retrieval_model(processor, num_identities=4).save_pretrained(folder)
     processor.save_pretrained(folder)
-    run = {"benchmark": "synthetic-pedes", "noise_rate": 0.2, "losses": {"bsdm": 1.0}, "best": FIGURES}
-    run |= {"last": FIGURES, "selected_on": "val rank1", "dropped_pairs": {"train": 0, "test": 0}}
-    (folder / "results.json").write_text(json.dumps(run))
-    Image.new("RGB", (9, 9)).save(folder / "ranks.png")
-    for name in ("optimizer.pt", "training_args.bin", "rng_state.pth", "teacher.safetensors", "trainer_state.json"):
+    report = {"benchmark": "synthetic-pedes", "noise_rate": 0.2, "losses": {"bsdm": 1.0}, "best": FIGURES}
+    report |= {"last": FIGURES, "selected_on": "val rank1", "weights_sha256": weights_sha256(folder)}
+    (folder / "results.json").write_text(json.dumps(report))
+    Image.effect_noise((9, 9), 50).save(folder / "ranking.png")
+    for name in ("optimizer.pt", "training_args.bin", "rng_state.pth", "teacher.safetensors", "pairs.csv"):
         (folder / name).write_bytes(b"secret " + str(folder).encode())
+    state = {"best_model_checkpoint": f"secret {folder}/checkpoint-3", "log_history": []}
+    (folder / "trainer_state.json").write_text(json.dumps(state))
     (folder / "checkpoint-3").mkdir()
     (folder / "checkpoint-3" / "optimizer.pt").write_bytes(b"secret")
     return folder
 
 
-def run(hub, home, program, *arguments, token=TOKEN, **environment) -> subprocess.CompletedProcess:
-    """A Python program (text), or a script of the package (path), with this Hub and an empty cache at `home`."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    variables |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
-    variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **environment}
-    if token:
-        variables["HF_TOKEN"] = token
-    command = [str(program)] if isinstance(program, Path) else ["-c", program]
-    command = [sys.executable, *command, *map(str, arguments)]
-    return subprocess.run(command, env=variables, cwd=home, capture_output=True, text=True, timeout=300)
+def push(hub, home, checkpoint, *options, **environment) -> CompletedProcess:
+    return run(hub, home, SCRIPT, checkpoint, "org/name", *options, **environment)
 
 
-def push(hub, home, checkpoint, *options, **environment) -> subprocess.CompletedProcess:
-    return run(hub, home, ROOT / "scripts" / "push_to_hub.py", checkpoint, "org/name", *options, **environment)
+def other_weights(checkpoint: Path, folder: Path) -> Path:
+    """A copy of a checkpoint with other weights."""
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value * 1.5 for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
-PULL = """
-import sys, torch
-from PIL import Image
-import transformers
-if sys.argv[1] == "package":
-    import modeling_amns
-options = {} if sys.argv[1] == "package" else {"trust_remote_code": True}
-if len(sys.argv) > 3:
-    options["revision"] = sys.argv[3]
-model = transformers.AutoModel.from_pretrained("org/name", **options).eval()
-processor = transformers.AutoProcessor.from_pretrained("org/name", **options)
-inputs = processor(text=["a man in a red coat"], images=[Image.new("RGB", (40, 90), "red")], return_tensors="pt")
-with torch.no_grad():
-    outputs = model(**inputs)
-torch.save([outputs.image_embeds, outputs.text_embeds], sys.argv[2])
-"""
-# In front of PULL: a process in which the package cannot be imported.
-REFUSE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "modeling_amns":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
-"""
+def features(folder: Path, processor) -> list[torch.Tensor]:
+    """What the programs of `PULL` must find, computed here from the folder on disk."""
+    image = Image.new("RGB", (40, 90), "red")
+    inputs = processor(text=["a man in a red coat"], images=[image], return_tensors="pt")
+    with torch.no_grad():
+        outputs = AMNSModel.from_pretrained(folder).eval()(**inputs)
+    return [outputs.image_embeds, outputs.text_embeds]
 
 
 def test_push_and_pull_by_id_with_and_without_the_package_pinned_and_offline(hub, tmp_path, checkpoint, processor):
-    import torch
-
     done = push(hub, tmp_path, checkpoint)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0 and "/org/name" in done.stdout, done.stderr[-3000:]
     files = hub.files("org/name")
-    card = {"README.md", "results.json", "ranks.png"}
-    tokens = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
-    assert set(files) == CODE | card | tokens | {"config.json", "model.safetensors"}
+    assert set(files) == FILES | {"results.json", "ranking.png"}
     for name, content in files.items():
         assert b"secret" not in content and str(checkpoint.parent).encode() not in content, name
     assert "12.34" in files["README.md"].decode() and b"classifier" not in files["model.safetensors"][:4000]
-    first = hub.repos["models", "org/name"].commits[-1][0]
-    with torch.no_grad():
-        from modeling_amns import AMNSModel
-
-        inputs = processor(
-            text=["a man in a red coat"], images=[Image.new("RGB", (40, 90), "red")], return_tensors="pt"
-        )
-        outputs = AMNSModel.from_pretrained(checkpoint).eval()(**inputs)
-    for number, (how, program, options) in enumerate(
-        [("package", PULL, []), ("code", REFUSE + PULL, []), ("package", PULL, [first])]
-    ):
-        home = tmp_path / str(number)
-        home.mkdir()
-        done = run(hub, home, program, how, home / "out.pt", *options)
+    first = hub.repos["models", "org/name"].branches["main"]
+    old, new = features(checkpoint, processor), None
+    changed = other_weights(checkpoint, tmp_path / "changed")
+    new = features(changed, processor)
+    assert not torch.allclose(old[0], new[0], atol=1e-3)
+    assert push(hub, tmp_path, changed).returncode == 0
+    # The figures were another model's: neither they nor their files stay beside these weights.
+    assert "12.34" not in hub.files("org/name")["README.md"].decode() and set(hub.files("org/name")) == FILES
+    cases = {"package": (PULL, [], new), "code": (BARE + PULL, [], new), "pinned": (BARE + PULL, [first], old)}
+    for how, (program, options, wanted) in cases.items():
+        (tmp_path / how).mkdir()
+        done = run(hub, tmp_path / how, program, how, tmp_path / how / "out.pt", *options)
         assert done.returncode == 0, done.stderr[-3000:]
-        image, text = torch.load(home / "out.pt")
-        assert torch.allclose(image, outputs.image_embeds, atol=1e-6)
-        assert torch.allclose(text, outputs.text_embeds, atol=1e-6)
+        assert done.stdout.split()[-1] == ("modeling_amns" if how == "package" else "transformers_modules")
+        for found, want in zip(torch.load(tmp_path / how / "out.pt"), wanted, strict=True):
+            assert torch.allclose(found, want, atol=1e-6), how
     asked = len(hub.log)
-    done = run(hub, tmp_path / "0", PULL, "package", tmp_path / "0" / "offline.pt", HF_HUB_OFFLINE="1")
-    assert done.returncode == 0, done.stderr[-3000:]
+    for how, program in (("package", PULL), ("code", BARE + PULL)):
+        done = run(hub, tmp_path / how, program, how, tmp_path / "offline.pt", HF_HUB_OFFLINE="1")
+        assert done.returncode == 0, done.stderr[-3000:]
     assert len(hub.log) == asked
 
 
-def test_a_second_push_sends_only_what_changed(hub, tmp_path, checkpoint):
+def test_a_second_push_sends_only_the_card_that_changed(hub, tmp_path, checkpoint):
     assert push(hub, tmp_path, checkpoint).returncode == 0
     uploads = len(hub.uploads)
     done = push(hub, tmp_path, checkpoint, "--license", "mit")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert hub.committed[-1] == ["README.md"] and len(hub.uploads) == uploads
-    assert len(hub.committed) == 2
+    assert hub.committed[1:] == [["README.md"]] and len(hub.uploads) == uploads
+    assert b"license: mit" in hub.files("org/name")["README.md"]
 
 
-def test_an_upload_that_broke_off_goes_on_where_it_stopped(hub, tmp_path, checkpoint):
-    hub.fail_uploads = 1
-    done = push(hub, tmp_path, checkpoint)
-    assert done.returncode == 1 and "403" in done.stderr and not hub.committed
-    arrived = list(hub.uploads)
+def test_a_push_to_a_branch_leaves_main_alone(hub, tmp_path, checkpoint):
+    done = push(hub, tmp_path, checkpoint, "--revision", "dev")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(hub.files("org/name", revision="dev")) >= FILES and not hub.files("org/name")
+
+
+def test_a_push_that_was_killed_goes_on_where_it_stopped(hub, tmp_path, checkpoint):
+    hub.hold_uploads = True
+    process = start(hub, tmp_path, SCRIPT, checkpoint, "org/name")
+    # Two files travel by LFS (weights, picture): one has arrived, the other is under way.
+    assert hub.holding.wait(120)
+    while not hub.uploads:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert len(hub.uploads) == 1 and not hub.committed
+    hub.hold_uploads = False
     assert push(hub, tmp_path, checkpoint).returncode == 0
-    # Two files travel by LFS (weights, picture): what had arrived is not sent again.
-    assert len(hub.uploads) == 2 and hub.uploads[: len(arrived)] == arrived
-    assert "model.safetensors" in hub.files("org/name")
+    assert len(hub.uploads) == len(set(hub.uploads)) == 2
+    assert len(hub.committed) == 1 and "model.safetensors" in hub.files("org/name")
 
 
-def test_a_private_repository_a_wrong_token_and_a_missing_one_give_the_clients_errors(hub, tmp_path, checkpoint):
+def test_refusals_of_the_hub_are_one_line_each(hub, tmp_path, checkpoint):
     assert push(hub, tmp_path, checkpoint, "--private").returncode == 0
     assert hub.repos["models", "org/name"].private
-    wrong = push(hub, tmp_path, checkpoint, token="hf_wrong")
-    assert wrong.returncode == 1 and "401" in wrong.stderr and "Traceback" not in wrong.stderr
-    none = push(hub, tmp_path, checkpoint, token=None)
-    assert none.returncode == 1 and "401" in none.stderr and "Traceback" not in none.stderr
-    program = "from modeling_amns import AMNSModel\nAMNSModel.from_pretrained('org/nowhere')"
-    missing = run(hub, tmp_path, program)
-    assert missing.returncode == 1 and "org/nowhere is not a local folder and is not a valid model" in missing.stderr
+    asked = len(hub.log)
+    cases = {
+        "There is no Hugging Face token": push(hub, tmp_path, checkpoint, token=None),
+        "401": push(hub, tmp_path, checkpoint, token="hf_wrong"),
+        '"license" must be one of': push(hub, tmp_path, checkpoint, "--license", "none-such"),
+    }
+    assert [entry for entry in hub.log[asked:] if "commit" in entry[1]] == []
+    with HubDouble() as gone:
+        pass
+    cases["can't be reached"] = push(gone, tmp_path, checkpoint)
+    for message, done in cases.items():
+        assert done.returncode == 1 and message in done.stderr, done.stderr[-2000:]
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_repository_that_is_private_or_not_there_gives_the_clients_own_error(hub, tmp_path):
+    hub.repos["models", "org/private"] = Repo(private=True)
+    program = """
+from modeling_amns import AMNSModel
+for name, token in (("org/private", False), ("org/nowhere", None)):
+    try:
+        AMNSModel.from_pretrained(name, token=token)
+    except OSError as error:
+        print(error)
+"""
+    done = run(hub, tmp_path, program)
+    for name in ("org/private", "org/nowhere"):
+        assert f"{name} is not a local folder and is not a valid model" in done.stdout, done.stderr[-2000:]
 
 
 def test_a_dry_run_lists_files_and_card_and_sends_nothing(hub, tmp_path, checkpoint):
-    done = push(hub, tmp_path, checkpoint, "--dry-run")
+    done = push(hub, tmp_path, checkpoint, "--dry-run", token=None)
     assert done.returncode == 0 and not hub.log
-    assert "model.safetensors" in done.stdout and "12.34" in done.stdout and "optimizer" not in done.stdout
+    listed = {line.split()[1]: line.split()[0] for line in done.stdout.split("\n\n")[0].splitlines()}
+    assert set(listed) == FILES | {"results.json", "ranking.png"}
+    assert listed["ranking.png"] == f"{(checkpoint / 'ranking.png').stat().st_size:,}"
+    assert "library_name: transformers" in done.stdout and "12.34" in done.stdout
+
+
+@pytest.mark.parametrize("options, sent", [([], False), (["--pictures"], True)])
+def test_pictures_of_a_real_benchmark_stay_at_home_unless_asked_for(hub, tmp_path, checkpoint, options, sent):
+    shutil.copytree(checkpoint, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "results.json").read_text())
+    (tmp_path / "run" / "results.json").write_text(json.dumps(report | {"benchmark": "rstpreid"}))
+    done = push(hub, tmp_path, tmp_path / "run", "--dry-run", *options)
+    assert done.returncode == 0 and ("  ranking.png" in done.stdout) == ("Red: somebody else" in done.stdout) == sent
+
+
+def _without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def _cut(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:3000])
+
+
+def _lose_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["amns.text_projection.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 @pytest.mark.parametrize(
-    "folder, repo_id, message",
+    "change, message",
     [
-        ("nowhere", "org/name", "There is no folder"),
-        ("empty", "org/name", "lacks config.json, processor_config.json"),
-        (None, "name", "is no id of the form ORG/NAME"),
-        (None, "org/na me", "is no id of the Hub"),
+        (shutil.rmtree, "There is no folder"),
+        (_without("config.json"), "lacks config.json"),
+        (_without("tokenizer.json"), "lacks tokenizer.json"),
+        (_without("model.safetensors"), "lacks model.safetensors"),
+        (_cut, "the weights can't be read"),
+        (_lose_a_weight, "1 weights are missing, text_projection.weight first"),
+        (lambda folder: (folder / "results.json").write_text("[]"), "must hold a JSON object, found list"),
     ],
 )
-def test_bad_input_is_named(tmp_path, checkpoint, folder, repo_id, message):
-    (tmp_path / "empty").mkdir()
+def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path, checkpoint, change, message):
+    folder = shutil.copytree(checkpoint, tmp_path / "run")
+    change(folder)
+    (tmp_path / "staged").mkdir()
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        stage_checkpoint(tmp_path / folder if folder else checkpoint, repo_id, tmp_path)
+        stage_checkpoint(folder, "org/name", tmp_path / "staged")
+
+
+@pytest.mark.parametrize("repo_id", ["name", "org/na me", "a/b/c", "org/"])
+def test_an_id_that_is_none_ends_the_script_with_one_line(hub, tmp_path, checkpoint, repo_id, monkeypatch, capsys):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import push_to_hub
+
+    sys.path.pop(0)
+    monkeypatch.setattr(sys, "argv", ["push_to_hub.py", str(checkpoint), repo_id])
+    assert push_to_hub.main() == 1
+    error = capsys.readouterr().err
+    assert f"{repo_id!r} is no id of" in error and len(error.splitlines()) == 1
 
 
 TRAIN = """
 import sys
 from pathlib import Path
 from training_run import make_trainer
-strategy = sys.argv[2]
 trainer = make_trainer(
-    Path(sys.argv[1]), push_to_hub=True, hub_model_id="org/name", hub_strategy=strategy, save_strategy="steps",
-    save_steps=2, max_steps=4, per_device_train_batch_size=8,
+    Path(sys.argv[1]), push_to_hub=True, hub_model_id="org/name", hub_strategy=sys.argv[2], save_strategy="steps",
+    save_steps=2, max_steps=4, per_device_train_batch_size=8, hub_always_push=True,
 )
 trainer.train()
 print(trainer.push_to_hub("done").oid)
 """
 
 
-@pytest.mark.parametrize("strategy, commits", [("end", 1), ("every_save", 3)])
-def test_a_trainer_pushes_at_the_end_or_with_every_checkpoint(hub, tmp_path, strategy, commits):
+@pytest.mark.parametrize("strategy, pushed", [("end", 1), ("every_save", 2)])
+def test_a_trainer_pushes_at_the_end_or_with_every_checkpoint(hub, tmp_path, strategy, pushed):
     done = run(hub, tmp_path, TRAIN, tmp_path, strategy)
     assert done.returncode == 0, done.stderr[-3000:]
-    files = hub.files("org/name")
-    weights = [changed for changed in hub.committed if "model.safetensors" in changed]
-    # The last push finds the weights of the last checkpoint there already.
-    assert len(weights) == max(1, commits - 1)
-    assert done.stdout.split()[-1] == hub.repos["models", "org/name"].commits[-1][0]
-    assert {"README.md", "model.safetensors", "modeling_amns.py"} <= set(files)
-    assert not [name for name in files if "optimizer" in name or "training_args" in name or "checkpoint" in name]
+    # The push at the end finds the weights of the last checkpoint there already.
+    assert sum("model.safetensors" in changed for changed in hub.committed) == pushed
+    assert done.stdout.split()[-1] == hub.repos["models", "org/name"].branches["main"]
+    assert set(hub.files("org/name")) == FILES
+    last = load_file(tmp_path / "output" / "checkpoint-4" / "model.safetensors")["amns.visual_projection.weight"]
+    there = tmp_path / "there.safetensors"
+    there.write_bytes(hub.files("org/name")["model.safetensors"])
+    assert torch.equal(load_file(there)["visual_projection.weight"], last)
+
+
+def test_training_goes_on_when_a_checkpoint_cannot_be_pushed(hub, tmp_path):
+    hub.fail_uploads = 1
+    done = run(hub, tmp_path, TRAIN, tmp_path, "every_save")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Step 2 was not pushed, training goes on" in done.stderr
+    assert (tmp_path / "output" / "checkpoint-2").is_dir() and set(hub.files("org/name")) == FILES
 
 
 def test_strategies_that_would_upload_optimizer_states_are_refused(hub, tmp_path):
     done = run(hub, tmp_path, TRAIN, tmp_path, "checkpoint")
-    assert done.returncode == 1
+    assert done.returncode == 1 and not [entry for entry in hub.log if "commit" in entry[1]]
     assert "hub_strategy checkpoint would upload optimizer and teacher" in done.stderr
 
 
-def test_model_and_processor_push_themselves(hub, tmp_path, checkpoint):
+def test_a_recipe_pushes_once_with_the_figures_of_its_run(hub, tmp_path):
+    sizes = {"train_identities": 8, "val_identities": 3, "test_identities": 3, "images_per_identity": 2}
+    make_synthetic_benchmark(tmp_path / "data", **sizes, image_size=(64, 32), num_workers=1)
+    small = '{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}'
+    options = ["--data_root", tmp_path / "data", "--output_dir", tmp_path / "out", "--image_size", 64, 32]
+    options += ["--vision_config", small, "--text_config", small, "--vocab_size", 600, "--projection_dim", 16]
+    options += ["--per_device_train_batch_size", 8, "--num_train_epochs", 1, "--use_cpu", "true"]
+    options += ["--report_to", "none", "--push_to_hub", "true", "--hub_model_id", "org/name", "--noise_rate", 0.5]
+    options += ["--hub_strategy", "end"]
+    done = run(hub, tmp_path, ROOT / "scripts" / "train.py", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = {"results.json", "ranking.png", "mask.png"}
+    assert len(hub.committed) == 1 and set(hub.files("org/name")) == FILES | reports
+    files = hub.files("org/name")
+    report = json.loads(files["results.json"])
+    assert str(tmp_path).encode() not in b"".join(files.values())
+    cells = " | ".join(f"{report['best'][name]:.2f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
+    card = files["README.md"].decode()
+    assert f"| best, epoch 1 | {cells} |" in card and "Evaluations while training" in card
+    assert all(f"![{name}](./{name})" in card for name in ("ranking.png", "mask.png"))
+    assert f"shuffled on purpose: {report['noise_rate']:.1%}" in card and f'torch: `"{torch.__version__}"`' in card
+
+
+def test_model_and_processor_push_themselves(hub, tmp_path, checkpoint, processor):
     program = """
 import sys
 from modeling_amns import AMNSForPersonRetrieval, AMNSProcessor
@@ -216,16 +307,29 @@ AMNSProcessor.from_pretrained(sys.argv[1]).push_to_hub("org/name")
 """
     done = run(hub, tmp_path, program, checkpoint)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert set(hub.files("org/name")) >= CODE | {"config.json", "model.safetensors", "tokenizer.json"}
-    done = run(hub, tmp_path, REFUSE + PULL, "code", tmp_path / "out.pt")
+    assert set(hub.files("org/name")) == FILES
+    assert str(checkpoint.parent).encode() not in b"".join(hub.files("org/name").values())
+    done = run(hub, tmp_path, BARE + PULL, "code", tmp_path / "out.pt")
     assert done.returncode == 0, done.stderr[-3000:]
+    for found, want in zip(torch.load(tmp_path / "out.pt"), features(checkpoint, processor), strict=True):
+        assert torch.allclose(found, want, atol=1e-6)
 
 
-def test_the_metric_is_pushed_as_a_space_with_its_module(hub, tmp_path):
-    program = "import sys\nfrom modeling_amns.hub import push_metric\npush_metric('org/person_retrieval')"
+def test_the_metric_is_pushed_as_a_space_and_loads_by_its_id(hub, tmp_path):
+    program = "from modeling_amns.hub import push_metric\npush_metric('org/person_retrieval')"
     done = run(hub, tmp_path, program)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {"person_retrieval.py", "ranking.py", "README.md"} <= set(hub.files("org/person_retrieval", "spaces"))
+    load = """
+import evaluate
+metric = evaluate.load("org/person_retrieval")
+queries, gallery = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]
+print(metric.compute(predictions=queries, references=[7, 8], gallery_embeddings=gallery, gallery_ids=[8, 7, 8]))
+"""
+    done = run(hub, tmp_path, BARE.replace('"datasets", "evaluate", ', "") + load)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # The first query's person comes second, the second's first: ranks 2 and 1 (and 3, for the other image of 8).
+    assert "'rank1': 50.0" in done.stdout and "'rank5': 100.0" in done.stdout
     with pytest.raises(ValueError, match="push to ORG/person_retrieval"):
         push_metric("org/metric")
 
@@ -233,21 +337,24 @@ def test_the_metric_is_pushed_as_a_space_with_its_module(hub, tmp_path):
 def test_the_synthetic_benchmark_is_pushed_with_its_images_and_counts(hub, tmp_path):
     sizes = {"train_identities": 3, "val_identities": 1, "test_identities": 2, "images_per_identity": 2}
     make_synthetic_benchmark(tmp_path / "data", **sizes, image_size=(64, 24), num_workers=1)
-    program = """
-import sys
-from modeling_amns.hub import push_synthetic
-push_synthetic(sys.argv[1], "org/synthetic-pedes")
-"""
+    program = "import sys\nfrom modeling_amns.hub import push_synthetic\npush_synthetic(sys.argv[1], 'org/synthetic')"
     done = run(hub, tmp_path, program, tmp_path / "data")
     assert done.returncode == 0, done.stderr[-3000:]
-    files = hub.files("org/synthetic-pedes", "datasets")
-    assert len([name for name in files if name.endswith(".parquet")]) == 3
+    files = hub.files("org/synthetic", "datasets")
+    tables = {name: pyarrow.parquet.read_table(io.BytesIO(files[name])) for name in files if name.endswith("parquet")}
+    assert len(tables) == 3
+    for table in tables.values():
+        assert table.column_names == ["image", "caption", "person_id", "image_id", "image_path"]
+        assert str(tmp_path) not in str(table.drop(["image"]).to_pylist())
+        assert all(
+            str(tmp_path) not in (image["path"] or "") and image["bytes"] for image in table["image"].to_pylist()
+        )
     text = files["README.md"].decode()
     assert "| train | 12 | 6 | 3 |" in text and "| test | 8 | 4 | 2 |" in text
     assert "dtype: image" in text and "pretty_name: synthetic-pedes" in text
     pulled = """
 import datasets
-data = datasets.load_dataset("org/synthetic-pedes", split="test")
+data = datasets.load_dataset("org/synthetic", split="test")
 print(data.num_rows, data[0]["image"].size, data[0]["caption"])
 """
     done = run(hub, tmp_path, pulled, HF_DATASETS_CACHE=str(tmp_path / "cache"))

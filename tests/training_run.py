@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
+from modeling_amns.adapters import AdapterArguments, add_adapters
 
 PERSONS = 8
 PAIRS = 48
@@ -44,10 +45,17 @@ def as_split(pairs: datasets.Dataset) -> dict[str, datasets.Dataset]:
     return {"gallery": pairs.remove_columns("caption"), "queries": pairs.remove_columns("image")}
 
 
-def make_trainer(folder: Path, double: bool = False, num_pairs: int = PAIRS, **options) -> AMNSTrainer:
-    """A trainer over the tiny pairs, float64 on request."""
+def make_trainer(
+    folder: Path, double: bool = False, lora: bool = False, num_pairs: int = PAIRS, **options
+) -> AMNSTrainer:
+    """A trainer over the tiny pairs, on request in float64 or with adapters."""
     processor = AMNSProcessor.from_captions(CAPTIONS * 20, IMAGE_SIZE, vocab_size=620)
     model = tiny_retrieval_model(processor, num_identities=PERSONS)
+    if lora:
+        torch.manual_seed(0)
+        # Adapters are for models that came from somewhere.
+        model.name_or_path = "start"
+        model = add_adapters(model, AdapterArguments(lora_r=4, lora_dropout=0.0))
     if double:
         model.double()
     defaults = {

@@ -1,0 +1,120 @@
+"""Pictures of what a model does, drawn with Pillow: whom it ranks first, and the patches that AWM keeps."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import datasets
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from .data.collator import load_image
+from .embedding import embed_images, embed_texts
+from .metrics.ranking import rank_similarity
+
+HEIGHT = 160
+GAP = 8
+FRAME = 4
+TEXT_WIDTH = 300
+RIGHT, WRONG = (0, 140, 60), (200, 30, 30)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` rows at even distances, or all if there are fewer: what is shown is not chosen by its result."""
+    count = min(count, total)
+    return [row * total // count for row in range(count)]
+
+
+def draw_rankings(
+    captions: Sequence[str],
+    first_hits: Sequence[int],
+    images: Sequence[Sequence[Image.Image]],
+    right: Sequence[Sequence[bool]],
+) -> Image.Image:
+    """A row for each caption: its text, the rank of the first right image, and the images ranked first.
+
+    Args:
+        captions: queries.
+        first_hits: rank of the first image of the right person, from 1.
+        images: best first; every row as long as the first.
+        right: whether an image shows the person meant: green frame, else red.
+    """
+    tiles = [[_framed(image, RIGHT if hit else WRONG) for image, hit in zip(*row)] for row in zip(images, right)]
+    wide = max(tile.width for row in tiles for tile in row)
+    tall = HEIGHT + 2 * FRAME
+    size = (TEXT_WIDTH + 2 * GAP + len(tiles[0]) * (wide + GAP), GAP + len(tiles) * (tall + GAP))
+    sheet = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for row, (caption, rank, shown) in enumerate(zip(captions, first_hits, tiles)):
+        top = GAP + row * (tall + GAP)
+        lines = textwrap.wrap(caption, 44, max_lines=8, placeholder=" ...")
+        pen.multiline_text((GAP, top), "\n".join([*lines, f"first right image: rank {rank}"]), "black", font)
+        for place, tile in enumerate(shown):
+            sheet.paste(tile, (TEXT_WIDTH + 2 * GAP + place * (wide + GAP), top))
+    return sheet
+
+
+def draw_masks(images: Sequence[Image.Image], keep_indices: Tensor, grid: tuple[int, int]) -> Image.Image:
+    """Pairs side by side: an image, and the same with the patches faded that the student does not see.
+
+    Args:
+        images: all of one size, as the model sees them.
+        keep_indices: int64 [images, K], as `select_patches` returns.
+        grid: rows and columns of the patches.
+    """
+    kept = torch.zeros(len(images), grid[0] * grid[1], dtype=torch.uint8).scatter_(1, keep_indices.cpu(), 255)
+    wide = round(HEIGHT * images[0].width / images[0].height)
+    sheet = Image.new("RGB", (GAP + len(images) * (2 * wide + 2 * GAP), HEIGHT + 2 * GAP), "white")
+    for place, (image, seen) in enumerate(zip(images, kept)):
+        image = image.resize((wide, HEIGHT))
+        mask = Image.fromarray(seen.view(grid).numpy()).resize((wide, HEIGHT), Image.Resampling.NEAREST)
+        faded = Image.blend(image, Image.new("RGB", image.size, "white"), 0.85)
+        left = GAP + place * (2 * wide + 2 * GAP)
+        sheet.paste(image, (left, GAP))
+        sheet.paste(Image.composite(image, faded, mask), (left + wide, GAP))
+    return sheet
+
+
+def ranking_picture(
+    model: nn.Module,
+    processor,
+    split: Mapping[str, datasets.Dataset],
+    rows: int = 6,
+    columns: int = 8,
+    batch_size: int = 128,
+    num_workers: int = 0,
+) -> Image.Image:
+    """Ranks the whole gallery for some captions of a split, spread evenly over it, and draws the first images.
+
+    Args:
+        model, processor, split, batch_size, num_workers: as `evaluate_retrieval`.
+        rows, columns: captions, images for each.
+    """
+    gallery = split["gallery"]
+    queries = split["queries"].select(spread(len(split["queries"]), rows))
+    images = embed_images(model, processor, gallery, batch_size, num_workers)
+    texts = embed_texts(model, processor, queries["caption"][:], batch_size)
+    similarity = texts @ images.T
+    wanted, persons = queries["person_id"][:], gallery["person_id"][:]
+    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :columns].tolist()
+    return draw_rankings(
+        queries["caption"][:],
+        rank_similarity(similarity, wanted, persons).first_hit.tolist(),
+        [[as_seen(gallery[place], processor) for place in places] for places in order],
+        [[persons[place] == person for place in places] for places, person in zip(order, wanted)],
+    )
+
+
+def as_seen(row: Mapping, processor) -> Image.Image:
+    """A row's image as the model sees it: RGB, in the processor's size."""
+    return load_image(row, processor.image_size, processor.image_processor.resample)
+
+
+def _framed(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    wide = round(HEIGHT * image.width / image.height)
+    tile = Image.new("RGB", (wide + 2 * FRAME, HEIGHT + 2 * FRAME), colour)
+    tile.paste(image.resize((wide, HEIGHT)), (FRAME, FRAME))
+    return tile
+
+
+__all__ = ["as_seen", "draw_masks", "draw_rankings", "ranking_picture", "spread"]

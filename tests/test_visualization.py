@@ -1,0 +1,89 @@
+"""Pictures: frames tell right from wrong, the best comes first, faded patches are those that were dropped."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_amns.masking import select_patches
+from modeling_amns.visualization import (
+    FRAME,
+    GAP,
+    HEIGHT,
+    RIGHT,
+    TEXT_WIDTH,
+    WRONG,
+    draw_masks,
+    draw_rankings,
+    ranking_picture,
+    spread,
+)
+
+
+def flat(colour, size=(40, 80)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def tiles(sheet: Image.Image, rows: int, columns: int, ratio: float = 0.5) -> list[list[tuple]]:
+    """Colour of frame and of centre of every image of a sheet, read from its pixels."""
+    wide, tall = round(HEIGHT * ratio) + 2 * FRAME, HEIGHT + 2 * FRAME
+    found = []
+    for row in range(rows):
+        top = GAP + row * (tall + GAP)
+        lefts = [TEXT_WIDTH + 2 * GAP + column * (wide + GAP) for column in range(columns)]
+        found.append([(sheet.getpixel((x + 1, top + 1)), sheet.getpixel((x + wide // 2, top + 90))) for x in lefts])
+    return found
+
+
+def test_a_ranking_shows_images_in_their_order_with_the_frame_of_right_or_wrong():
+    rows = [[flat("red"), flat("blue")], [flat("lime"), flat("white")]]
+    sheet = draw_rankings(["a man", "a woman " * 60], [2, 1], rows, [[False, True], [True, False]])
+    assert tiles(sheet, 2, 2) == [
+        [(WRONG, (255, 0, 0)), (RIGHT, (0, 0, 255))],
+        [(RIGHT, (0, 255, 0)), (WRONG, (255, 255, 255))],
+    ]
+    text = np.asarray(sheet)[:, :TEXT_WIDTH]
+    # Both captions are drawn, and a long one stays in its row and left of the images.
+    assert (text[: HEIGHT // 2] < 100).any() and (text[HEIGHT + 20 :] < 100).any()
+    between = np.asarray(sheet)[:, TEXT_WIDTH + GAP : TEXT_WIDTH + 2 * GAP]
+    assert (between == 255).all() and (np.asarray(sheet)[-GAP:] == 255).all()
+
+
+def test_a_mask_fades_the_dropped_patches_and_no_other():
+    scores = torch.tensor([[0.1, 0.9, 0.8, 0.2], [0.9, 0.1, 0.2, 0.8]])
+    sheet = draw_masks([flat("red"), flat("blue")], select_patches(scores, 0.5), (2, 2))
+    wide = HEIGHT // 2
+    for place, (colour, seen) in enumerate([((255, 0, 0), [False, True, True, False]), ((0, 0, 255), [1, 0, 0, 1])]):
+        left = GAP + place * (2 * wide + 2 * GAP)
+        assert sheet.getpixel((left + 5, GAP + 5)) == colour
+        for patch, kept in enumerate(seen):
+            x, y = left + wide + (patch % 2) * wide // 2, GAP + (patch // 2) * HEIGHT // 2
+            corners = {sheet.getpixel((x + dx, y + dy)) for dx in (2, wide // 2 - 3) for dy in (2, HEIGHT // 2 - 3)}
+            assert (corners == {colour}) == bool(kept) and len(corners) == 1
+
+
+@pytest.mark.parametrize("total, count, rows", [(10, 5, [0, 2, 4, 6, 8]), (3, 6, [0, 1, 2]), (7, 2, [0, 3])])
+def test_rows_are_taken_at_even_distances(total, count, rows):
+    assert spread(total, count) == rows
+
+
+def test_the_picture_of_a_split_ranks_its_whole_gallery(monkeypatch, processor):
+    """Embeddings are given, so that the order is known: caption 0 means person 5, whose image is second best."""
+    colours = ["red", "blue", "lime"]
+    gallery = datasets.Dataset.from_list(
+        [{"person_id": person, "image_id": row} for row, person in enumerate((4, 5, 6))]
+    )
+    queries = datasets.Dataset.from_list([{"caption": "a", "person_id": 5, "image_id": 1}])
+    images = torch.eye(3)
+    texts = torch.tensor([[0.9, 0.4, 0.1]])
+    monkeypatch.setattr("modeling_amns.visualization.embed_images", lambda *_: images)
+    monkeypatch.setattr("modeling_amns.visualization.embed_texts", lambda *_: texts)
+    seen = {row: flat(colour) for row, colour in enumerate(colours)}
+    monkeypatch.setattr("modeling_amns.visualization.as_seen", lambda row, _: seen[row["image_id"]])
+    drawn = []
+    monkeypatch.setattr("modeling_amns.visualization.draw_rankings", lambda *given: drawn.append(given))
+    ranking_picture(None, processor, {"gallery": gallery, "queries": queries}, columns=2)
+    captions, first_hits, shown, right = drawn[0]
+    assert (captions, first_hits, right) == (["a"], [2], [[False, True]])
+    assert shown == [[seen[0], seen[1]]]
