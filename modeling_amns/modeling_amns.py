@@ -11,10 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextModel
+from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.modeling_clip import CLIPOutput, CLIPPreTrainedModel, image_text_contrastive_loss
+from transformers.models.clip.modeling_clip import (
+    CLIPOutput,
+    CLIPPreTrainedModel,
+    CLIPTextEmbeddings,
+    image_text_contrastive_loss,
+)
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
@@ -250,6 +256,14 @@ class AMNSTextModel(CLIPTextModel):
     """Text encoder: transformers' CLIP text transformer."""
 
     config: AMNSTextConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, CLIPTextEmbeddings):
+            # CLIP starts words as weak as positions (0.02), and the first layer's output, some ten times stronger,
+            # drowns both: a small model then takes epochs to learn which words stand in a caption.
+            init.normal_(module.token_embedding.weight, std=0.2 * self.config.initializer_factor)
 
 
 class AMNSForPersonRetrieval(AMNSPreTrainedModel):

@@ -287,3 +287,10 @@ def test_positions_start_as_strong_as_the_pixels_of_a_patch():
     pixels = torch.randn(64, 3, 64, 32)
     content = embeddings.patch_embedding(pixels).std().item()
     assert embeddings.position_embedding.weight.std().item() == pytest.approx(content, rel=0.15)
+
+
+def test_words_start_ten_times_as_strong_as_positions():
+    torch.manual_seed(0)
+    embeddings = AMNSForPersonRetrieval(tiny_config()).amns.text_model.embeddings
+    words, positions = embeddings.token_embedding.weight.std(), embeddings.position_embedding.weight.std()
+    assert words.item() == pytest.approx(0.2, rel=0.15) and (words / positions).item() == pytest.approx(10, rel=0.15)
