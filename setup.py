@@ -15,9 +15,7 @@ extras = {
     "tensorboard": ["tensorboard"],
     "trackio": ["trackio>=0.30"],
 }
-# trackio is tested where it is installed: it asks for an older Pillow than the one that is pinned.
-tested = ("onnx", "peft", "sentence-transformers", "tensorboard")
-extras["test"] = ["pytest", "ruff", *(package for name in tested for package in extras[name])]
+extras["test"] = ["pytest", "pytest-xdist", "ruff", *(package for extra in extras.values() for package in extra)]
 
 # Recipes, scripts and cards lie beside the package in the source and inside it once installed.
 beside = {

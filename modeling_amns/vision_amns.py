@@ -101,9 +101,9 @@ class AMNSVisionModel(CLIPVisionModel):
         super()._init_weights(module)
         if isinstance(module, AMNSVisionEmbeddings):
             # CLIP's own start (0.02) makes a position some thirty times weaker than the pixels of its patch, and a
-            # small model then takes many epochs to learn where on a body a colour is. Ours starts both alike.
+            # small model then takes many epochs to learn where on a body a colour is. Ours starts it twice as strong.
             pixels = module.patch_embedding.weight[0].numel()
-            init.normal_(module.position_embedding.weight, std=self.config.initializer_range * pixels**0.5)
+            init.normal_(module.position_embedding.weight, std=2 * self.config.initializer_range * pixels**0.5)
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)

@@ -11,6 +11,8 @@ if "AMNS_TEST_CACHE" not in os.environ:
     os.environ["AMNS_TEST_CACHE"] = _cache.name
 os.environ["HF_DATASETS_CACHE"] = os.environ["AMNS_TEST_CACHE"]
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing by threads, and those of two test processes would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -281,12 +281,12 @@ def test_a_checkpoint_of_another_model_type_is_an_error(tmp_path):
         AMNSModel.from_pretrained(tmp_path)
 
 
-def test_positions_start_as_strong_as_the_pixels_of_a_patch():
+def test_positions_start_twice_as_strong_as_the_pixels_of_a_patch():
     torch.manual_seed(0)
     embeddings = AMNSForPersonRetrieval(tiny_config()).amns.vision_model.embeddings
     pixels = torch.randn(64, 3, 64, 32)
     content = embeddings.patch_embedding(pixels).std().item()
-    assert embeddings.position_embedding.weight.std().item() == pytest.approx(content, rel=0.15)
+    assert embeddings.position_embedding.weight.std().item() == pytest.approx(2 * content, rel=0.15)
 
 
 def test_words_start_ten_times_as_strong_as_positions():

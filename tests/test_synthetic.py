@@ -190,7 +190,7 @@ def test_named_attributes_lead_to_the_person_often_but_not_always(test_plans):
             for rank, hit in hits.items():
                 drawn = max(rank - above, 0)
                 hit.append(1 - comb(tied - images, drawn) / comb(tied, drawn) if drawn <= tied else 1.0)
-    assert 0.85 < np.mean(hits[1]) < 0.96
+    assert 0.85 < np.mean(hits[1]) < 0.975
     assert np.mean(hits[10]) > 0.98
 
 

@@ -24,16 +24,16 @@ from .synthetic_people import (
     visible_attributes,
 )
 
-WRONG_RATE = 0.05
-MIN_WORDS, MAX_WORDS = 15, 40
+WRONG_RATE = 0.04
+MIN_WORDS, MAX_WORDS = 16, 40
 MAX_TRIES = 20
 
 # How often a caption names what it could name (of attributes that the image shows).
 MENTION = {
-    "gender": 0.93, "hair": 0.4, "hat": 0.8, "top": 0.96, "pattern": 0.7, "inner_colour": 0.55, "lower": 0.86,
-    "shoes": 0.5, "bag": 0.8, "face": 0.5, "scarf_colour": 0.8, "carried": 0.7,
+    "gender": 0.93, "hair": 0.5, "hat": 0.8, "top": 0.98, "pattern": 0.7, "inner_colour": 0.55, "lower": 0.95,
+    "shoes": 0.6, "bag": 0.88, "face": 0.5, "scarf_colour": 0.8, "carried": 0.7,
 }  # fmt: skip
-COLOUR_MENTION = 0.93
+COLOUR_MENTION = 0.96
 STRAPS_MENTION = 0.4
 # Things in the order in which people describe them.
 WORN = ("top", "lower", "shoes", "hat", "scarf_colour", "face")
