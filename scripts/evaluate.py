@@ -65,6 +65,8 @@ def main() -> int:
                 reverse = {name[4:]: value for name, value in figures.items() if name.startswith("i2t_")}
                 rows["image to text"] = reverse
             print(figures_table(rows))
+    # Threads of a group that is left to the end of the interpreter can abort it.
+    PartialState().destroy_process_group()
     return 0
 
 

@@ -33,6 +33,8 @@ def main() -> int:
         print(
             f"\n{results['seconds']:.0f} s, {results['peak_memory_mb']} MiB. Model and results.json: {args.output_dir}"
         )
+    # Threads of a group that is left to the end of the interpreter can abort it.
+    PartialState().destroy_process_group()
     return 0
 
 

@@ -72,7 +72,7 @@ def test_sentences_and_images_equal_our_features(exported, processor):
     assert texts.shape == (7, 16) and images.shape == (4, 16)
     assert np.abs(np.linalg.norm(np.concatenate([texts, images]), axis=1) - 1).max() < 1e-5
     similarity = encoder.similarity(texts, images)
-    assert np.abs(similarity.numpy() - texts @ images.T).max() < 1e-5 and np.ptp(images, axis=0).max() > 1e-3
+    assert np.abs(similarity.numpy() - texts @ images.T).max() < 1e-5 and np.ptp(images, axis=0).max() > 1e-4
 
 
 def test_it_works_without_our_package_when_its_code_is_trusted(exported, processor, tmp_path):

@@ -164,6 +164,7 @@ def main(folder: Path, options: dict) -> None:
             "world_size": trainer.args.world_size,
         }
         torch.save(result, folder / name)
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
