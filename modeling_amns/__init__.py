@@ -6,9 +6,8 @@ use, so that `import modeling_amns` stays quick.
 
 import importlib
 
-from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
-
 from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
+from .registration import register as _register
 
 __version__ = "0.1.0"
 
@@ -33,16 +32,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_LAZY])
-
-
-def _register() -> None:
-    from .modeling_amns import AMNSModel
-    from .processing_amns import AMNSProcessor
-
-    AutoConfig.register("amns", AMNSConfig)
-    AutoModel.register(AMNSConfig, AMNSModel)
-    AutoModelForZeroShotImageClassification.register(AMNSConfig, AMNSModel)
-    AutoProcessor.register(AMNSConfig, AMNSProcessor)
 
 
 _register()

@@ -62,7 +62,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, instances):
 
 
 def test_two_processes_equal_one_with_adapters(tmp_path):
-    """LoRA, float64: loss, the gradient of every adapter and of the classifier, the weights and the averaged teacher."""
+    """LoRA, float64: loss, gradients of adapters and classifier, weights and the averaged teacher."""
     pytest.importorskip("peft")
     options = {"double": True, "lora": True, "max_steps": 3, "keep_ratio": 0.5, "learning_rate": 1e-2}
     one = launch(tmp_path, 1, per_device_train_batch_size=8, **options)

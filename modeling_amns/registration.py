@@ -1,0 +1,41 @@
+"""Registers model type `amns` with transformers' Auto classes, without importing models and processors yet.
+
+What a model or processor of transformers builds on takes two thirds of the time of an import. The Auto classes are
+therefore given stand-ins, which import the class when something of it is used.
+"""
+
+import importlib
+
+import wrapt
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
+
+from .configuration_amns import AMNSConfig
+
+
+class _StandIn(type):
+    """Type of a class that stands for another: what it lacks is looked up there."""
+
+    def __getattr__(cls, name: str):
+        module, target = cls._target
+        return getattr(getattr(importlib.import_module(module, __package__), target), name)
+
+
+def _stand_in(module: str, name: str) -> type:
+    # Auto classes ask for `config_class` when a class is registered, and for `__name__` when it is looked for.
+    return _StandIn(name, (), {"_target": (module, name), "config_class": AMNSConfig, "__module__": __package__})
+
+
+def register() -> None:
+    """Called once, when the package is imported."""
+    model = _stand_in(".modeling_amns", "AMNSModel")
+    processor = _stand_in(".processing_amns", "AMNSProcessor")
+    AutoConfig.register("amns", AMNSConfig)
+    AutoModel.register(AMNSConfig, model)
+    AutoModelForZeroShotImageClassification.register(AMNSConfig, model)
+    # The module of AutoProcessor is slow to import itself.
+    wrapt.register_post_import_hook(
+        lambda module: module.AutoProcessor.register(AMNSConfig, processor), "transformers.models.auto.processing_auto"
+    )
+
+
+__all__ = ["register"]

@@ -1,0 +1,68 @@
+"""What an import of the package brings: the Auto classes, and nothing that is slow or optional."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import tiny_retrieval_model
+from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
+
+from modeling_amns import AMNSConfig, AMNSModel, AMNSProcessor
+
+HEAVY = [
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "gradio",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "peft",
+    "pandas",
+    "scipy",
+]
+HEAVY += ["sentence_transformers", "sklearn", "tensorboard", "trackio", "transformers.modeling_utils"]
+ORDERS = {
+    "package first": "import modeling_amns\nfrom transformers import AutoModel, AutoProcessor",
+    "Auto classes first": "from transformers import AutoModel, AutoProcessor\nimport modeling_amns",
+    "a class of the package first": "from modeling_amns import AMNSTrainer\nfrom transformers import *",
+}
+
+
+def run(program: str, *arguments) -> str:
+    done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_package_imports_nothing_optional_and_no_model_before_it_is_used():
+    assert run(f"import modeling_amns, sys\nprint([name for name in {HEAVY} if name in sys.modules])") == "[]\n"
+    # The control: a model brings some of them.
+    assert "transformers.modeling_utils" in run(
+        f"from modeling_amns import AMNSModel\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
+    )
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_auto_classes_load_our_classes_whatever_is_imported_first(order, tmp_path, processor):
+    tiny_retrieval_model(processor).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    load = "import sys\nfor auto in (AutoModel, AutoProcessor):\n    print(type(auto.from_pretrained(sys.argv[1])))"
+    found = run(f"{ORDERS[order]}\n{load}", tmp_path).splitlines()
+    assert found == [
+        f"<class 'modeling_amns.{name}'>" for name in ("modeling_amns.AMNSModel", "processing_amns.AMNSProcessor")
+    ]
+
+
+def test_auto_classes_make_models_from_a_configuration(config):
+    assert type(AutoModel.from_config(config)) is AMNSModel
+    assert type(AutoModelForZeroShotImageClassification.from_config(config)) is AMNSModel
+
+
+def test_a_loaded_folder_is_of_our_classes_in_this_process_too(tmp_path, processor):
+    model = tiny_retrieval_model(processor)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is AMNSConfig
+    assert type(AutoModel.from_pretrained(tmp_path)) is AMNSModel
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is AMNSProcessor
