@@ -16,7 +16,7 @@ import yaml
 from transformers import AutoTokenizer, HfArgumentParser
 
 from .adapters import AdapterArguments, add_adapters, load_weights, save_final
-from .cards import PICTURES, weights_sha256
+from .cards import METRICS, PICTURES, weights_sha256
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
@@ -42,7 +42,7 @@ REPORTED = (
     "mask_score",
     "ema_decay",
 )
-FIGURES = ("rank1", "rank5", "rank10", "mAP", "mINP")
+FIGURES = tuple(METRICS)
 
 
 @dataclass
@@ -269,7 +269,7 @@ def peak_memory_mb() -> int:
 
 def figures_table(rows: dict[str, dict[str, float]]) -> str:
     """A Markdown table of retrieval figures in percent, one row per name."""
-    lines = ["| | Rank-1 | Rank-5 | Rank-10 | mAP | mINP |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = ["| | " + " | ".join(METRICS.values()) + " |", "| --- " + "| ---: " * len(METRICS) + "|"]
     for name, figures in rows.items():
         lines.append(f"| {name} | " + " | ".join(f"{figures[figure]:.2f}" for figure in FIGURES) + " |")
     return "\n".join(lines)

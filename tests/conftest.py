@@ -29,6 +29,15 @@ CAPTIONS = [
     "The woman wears a blue dress, white shoes and a small handbag.",
     "a boy with green shorts and a yellow T-shirt",
 ]
+# In front of a program: it can't import the package.
+REFUSE_THE_PACKAGE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "modeling_amns":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+"""
 
 
 def tiny_config(**changes) -> AMNSConfig:

@@ -7,19 +7,15 @@ import sys
 
 import pytest
 import torch
-from conftest import CAPTIONS, IMAGE_SIZE, tiny_retrieval_model
+from conftest import CAPTIONS, IMAGE_SIZE, REFUSE_THE_PACKAGE, tiny_retrieval_model
 from PIL import Image
 from safetensors.torch import load_file
 
 from modeling_amns import AMNSModel
 
-WITHOUT_THE_PACKAGE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "modeling_amns":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
+WITHOUT_THE_PACKAGE = (
+    REFUSE_THE_PACKAGE
+    + """
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -33,6 +29,7 @@ with torch.no_grad():
 save_file({"image": outputs.image_embeds, "text": outputs.text_embeds}, out)
 print(type(model).__name__, type(processor).__name__)
 """
+)
 
 
 @pytest.mark.parametrize("whole", [True, False])

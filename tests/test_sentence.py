@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import CAPTIONS, tiny_retrieval_model
+from conftest import CAPTIONS, REFUSE_THE_PACKAGE, tiny_retrieval_model
 from PIL import Image
 
 from modeling_amns import AMNSModel
@@ -17,13 +17,9 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 
 SENTENCES = [*CAPTIONS, "word " * 200, "a <|endoftext|> man", "&amp;amp; é 你好", ""]
 
-WITHOUT_THE_PACKAGE = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "modeling_amns":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Refuse())
+WITHOUT_THE_PACKAGE = (
+    REFUSE_THE_PACKAGE
+    + """
 import numpy as np
 from PIL import Image
 from sentence_transformers import SentenceTransformer
@@ -33,6 +29,7 @@ text, image = model.encode(["a man in a red coat"]), model.encode([Image.open(sy
 np.savez("got.npz", text=text, image=image)
 assert not any(name.split(".")[0] == "modeling_amns" for name in sys.modules)
 """
+)
 
 
 def people(count):

@@ -17,7 +17,7 @@ SMALL = {"train_identities": 6, "val_identities": 3, "test_identities": 4, "imag
 
 
 @pytest.fixture(scope="module")
-def test_plans():
+def planned_test_split():
     """The default test split, without pixels."""
     return [plan for plan in plan_benchmark(train_identities=600, images_per_identity=4) if plan.split == "test"]
 
@@ -75,7 +75,8 @@ def test_layouts_show_the_same_people_in_the_same_images(tmp_path):
 def test_the_smallest_images_can_be_drawn(tmp_path, size):
     """Sixty people: among them are glasses, whose corners met in small images."""
     people = {"train_identities": 60, "val_identities": 1, "test_identities": 1}
-    make_synthetic_benchmark(tmp_path, **people, images_per_identity=2, image_size=size, num_workers=1)
+    folder = make_synthetic_benchmark(tmp_path, **people, images_per_identity=2, image_size=size, num_workers=1)
+    assert len(list((folder / "imgs").rglob("*.*"))) == 2 * 62
 
 
 def test_image_size_is_height_and_width(tmp_path):
@@ -142,19 +143,19 @@ def test_no_two_people_share_all_attributes_and_half_have_look_alikes():
     assert 0.4 < share < 0.65
 
 
-def test_every_person_is_seen_by_several_cameras_and_every_camera_by_many(test_plans):
+def test_every_person_is_seen_by_several_cameras_and_every_camera_by_many(planned_test_split):
     cameras = {}
-    for plan in test_plans:
+    for plan in planned_test_split:
         cameras.setdefault(plan.identity, set()).add(plan.shot.camera)
     assert all(len(seen) == 4 for seen in cameras.values())
-    counts = np.bincount([plan.shot.camera for plan in test_plans], minlength=len(CAMERAS))
+    counts = np.bincount([plan.shot.camera for plan in planned_test_split], minlength=len(CAMERAS))
     assert counts.min() > 0.1 * counts.sum()
 
 
-def test_captions_name_only_what_the_view_shows_and_rarely_err(test_plans):
+def test_captions_name_only_what_the_view_shows_and_rarely_err(planned_test_split):
     captions = 0
     wrong = 0
-    for plan in test_plans:
+    for plan in planned_test_split:
         shown = visible_attributes(plan.person, plan.shot.view, plan.shot.feet_hidden)
         for caption in plan.captions:
             captions += 1
@@ -167,20 +168,20 @@ def test_captions_name_only_what_the_view_shows_and_rarely_err(test_plans):
     assert 0.5 * WRONG_RATE < wrong / captions < 1.6 * WRONG_RATE
 
 
-def test_the_captions_of_an_image_name_different_attributes(test_plans):
-    pairs = [[{name for name, _ in caption.attributes} for caption in plan.captions] for plan in test_plans]
+def test_the_captions_of_an_image_name_different_attributes(planned_test_split):
+    pairs = [[{name for name, _ in caption.attributes} for caption in plan.captions] for plan in planned_test_split]
     assert np.mean([one != two for one, two in pairs]) > 0.9
     assert np.mean([bool(one & two) for one, two in pairs]) > 0.95
 
 
-def test_named_attributes_lead_to_the_person_often_but_not_always(test_plans):
+def test_named_attributes_lead_to_the_person_often_but_not_always(planned_test_split):
     """An oracle that sees attributes: images ranked by how many of the named ones their person has, ties at random."""
-    people = {plan.identity: plan.person for plan in test_plans}
+    people = {plan.identity: plan.person for plan in planned_test_split}
     identities = list(people)
     table = np.array([people[identity].key for identity in identities])
     images = 4
     hits = {1: [], 10: []}
-    for plan in test_plans:
+    for plan in planned_test_split:
         own = identities.index(plan.identity)
         for caption in plan.captions:
             columns = [ATTRIBUTES.index(name) for name, _ in caption.attributes]
@@ -194,8 +195,10 @@ def test_named_attributes_lead_to_the_person_often_but_not_always(test_plans):
     assert np.mean(hits[10]) > 0.98
 
 
-def test_what_a_view_hides_is_not_visible(test_plans):
-    walkers = [plan.person for plan in test_plans if plan.person.bag == "backpack" and plan.person.pattern == "logo"]
+def test_what_a_view_hides_is_not_visible(planned_test_split):
+    walkers = [
+        plan.person for plan in planned_test_split if plan.person.bag == "backpack" and plan.person.pattern == "logo"
+    ]
     assert walkers
     for person in walkers:
         assert "pattern" in visible_attributes(person, "front")
