@@ -98,6 +98,9 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
         # A fixed temperature: the checkpoint's own scale is set to it, so that saved logits mean what was trained.
         model.amns.logit_scale.data.fill_(-torch.tensor(args.temperature).log().item())
         model.amns.logit_scale.requires_grad_(False)
+        if model.classifier is not None and "identity" not in args.loss_weights:
+            # Else it would be the one parameter without a gradient, which distributed training has to know of.
+            model.classifier.requires_grad_(False)
         super().__init__(
             model,
             args,

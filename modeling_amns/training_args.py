@@ -18,7 +18,7 @@ class AMNSTrainingArguments(TrainingArguments):
     Defaults that differ from `TrainingArguments`: evaluation and saving once an epoch,
     `metric_for_best_model="rank1"`, `dataloader_drop_last=True` (a contrastive loss depends on its batch size),
     `remove_unused_columns=False`, `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not
-    finite must be seen).
+    finite must be seen), `ddp_find_unused_parameters=False` (every parameter that is trained takes part in each loss).
     """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weights", "loss_options"]
@@ -83,6 +83,9 @@ class AMNSTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are not finite."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Search each step for parameters that took no part in the loss."}
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -77,6 +77,16 @@ def test_two_processes_equal_one_with_adapters(tmp_path):
             assert torch.allclose(two[part][name].double(), value.double(), rtol=1e-7, atol=1e-10), name
 
 
+def test_a_classifier_without_its_loss_is_left_alone_by_several_processes(tmp_path):
+    """A parameter that is waited for and gets no gradient stops the second step."""
+    options = {"max_steps": 2, "loss_weights": {"bsdm": 1.0}, "learning_rate": 1e-2}
+    one = launch(tmp_path, 1, per_device_train_batch_size=8, **options)
+    two = launch(tmp_path, 2, per_device_train_batch_size=4, **options)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    classifier = {name for name in one["weights"] if name.startswith("classifier.")}
+    assert classifier and not classifier & one["gradients"].keys()
+
+
 def test_without_gathering_the_processes_see_only_their_own_pairs(tmp_path):
     """The control of the test above: it must be able to fail."""
     options = {"double": True, "max_steps": 1}
