@@ -8,16 +8,12 @@ python scripts/benchmark.py metric  # memory and time of the retrieval metric at
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
-from benchmark_loader import largest_difference, loaders
-from benchmark_memory import memory_table
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_amns import AMNSConfig, AMNSModel, AMNSProcessor, load_benchmark, make_synthetic_benchmark
@@ -28,24 +24,19 @@ from modeling_amns.masking import patch_scores, select_patches
 from modeling_amns.metrics.ranking import rank_metrics
 from modeling_amns.recipe import peak_memory_mb
 
+if __package__:  # installed, as modeling_amns.scripts.benchmark
+    from .benchmark_loader import largest_difference, loaders
+    from .benchmark_memory import memory_table
+    from .benchmark_timing import print_ratios, side_by_side
+else:
+    from benchmark_loader import largest_difference, loaders
+    from benchmark_memory import memory_table
+    from benchmark_timing import print_ratios, side_by_side
+
 SIZES = {
     "small": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4},
     "base": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
 }
-
-
-def side_by_side(work: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each piece of work, taken in turns so that a slow moment hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for repeat in range(repeats + 1):
-        for name, function in work.items():
-            start = time.perf_counter()
-            function()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if repeat:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def step(options: argparse.Namespace) -> None:
@@ -69,7 +60,7 @@ def step(options: argparse.Namespace) -> None:
         model.zero_grad()
 
     work = {f"keep_ratio {ratio}": (lambda ratio=ratio: train(ratio)) for ratio in (1.0, 0.7, 0.5, 0.3)}
-    _print_ratios(side_by_side(work, options.repeats), "keep_ratio 1.0", "training step")
+    print_ratios(side_by_side(work, options.repeats), "keep_ratio 1.0", "training step")
 
 
 def embed(options: argparse.Namespace) -> None:
@@ -87,7 +78,7 @@ def embed(options: argparse.Namespace) -> None:
             "AMNSModel": lambda: amns.get_image_features(pixels),
             "AMNSModel, CLS attention scores": lambda: amns.image_attention_scores(pixels),
         }
-        _print_ratios(side_by_side(work, options.repeats), "transformers CLIPModel", "image encoder")
+        print_ratios(side_by_side(work, options.repeats), "transformers CLIPModel", "image encoder")
     print(f"largest difference of the features: {difference.abs().max():.1e}")
 
 
@@ -101,7 +92,7 @@ def data(options: argparse.Namespace) -> None:
             train = load_benchmark("synthetic-pedes", root, "train")
             processor = AMNSProcessor.from_captions(train["caption"][:], [384, 128])
             seconds = side_by_side(loaders(train, processor, Augmentation(), options.batch_size), options.repeats)
-            _print_ratios(seconds, "plain loader", f"files of {height}x{width}")
+            print_ratios(seconds, "plain loader", f"files of {height}x{width}")
             rates = ", ".join(f"{name} {len(train) / value:.0f}" for name, value in seconds.items())
             largest, mean = largest_difference(train, processor)
         print(
@@ -127,12 +118,6 @@ def metric(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     print(f"{options.queries} queries x {options.gallery} images x 512: {seconds:.1f} s")
     print(f"peak memory of the process {peak_memory_mb()} MiB, before the call {before} MiB")
-
-
-def _print_ratios(seconds: dict[str, float], reference: str, what: str) -> None:
-    print(f"| {what} | seconds | relative to {reference} |\n| --- | ---: | ---: |")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.3f} | {value / seconds[reference]:.2f} |")
 
 
 def main() -> int:
