@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init__.py").read_text()).group(1)
 
 extras = {
-    "onnx": ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.23"],
+    # The exporter of torch 2.6 fixes the batch size.
+    "onnx": ["torch>=2.8", "onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
     "peft": ["peft>=0.18"],
     "sentence-transformers": ["sentence-transformers>=6.0"],
     "tensorboard": ["tensorboard"],
@@ -48,7 +49,7 @@ setup(
         "huggingface_hub>=1.0",
         "evaluate>=0.4.3",
         "tokenizers>=0.22",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "pillow>=10.3",
         "pyyaml>=6.0",
         "jinja2>=3.1",

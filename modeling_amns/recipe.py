@@ -8,12 +8,12 @@ import json
 import platform
 import resource
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
 import yaml
-from transformers import AutoTokenizer, HfArgumentParser
+from transformers import AutoTokenizer, HfArgumentParser, TrainingArguments
 
 from .adapters import AdapterArguments, add_adapters, load_weights, save_final
 from .cards import METRICS, PICTURES, weights_sha256
@@ -29,18 +29,21 @@ from .visualization import as_seen, draw_masks, ranking_picture, spread
 
 # Beside the package in its source, inside it once installed.
 RECIPES = (Path(__file__).parents[1] / "scripts" / "recipes", Path(__file__).parent / "scripts" / "recipes")
-# Options that a report names besides the losses.
+# Options of transformers' that a report names besides those of AMNSTrainingArguments.
 REPORTED = (
     "seed",
     "num_train_epochs",
+    "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "learning_rate",
-    "temperature",
-    "loss_options",
-    "keep_ratio",
-    "mask_score",
-    "ema_decay",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "bf16",
+    "fp16",
 )
 FIGURES = tuple(METRICS)
 
@@ -194,8 +197,8 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         "selected_on": f"{data.selection_split} {args.metric_for_best_model}",
         "dropped_pairs": {"train": dropped_pairs(train), "test": dropped_pairs(test)},
         "base_model": _hub_id(start.model_name_or_path),
-        "training": {name: getattr(args, name) for name in REPORTED} | {"world_size": args.world_size},
-        "environment": _environment(),
+        "training": _configuration(start, args),
+        "environment": _environment(args.device),
         "seconds": round(time.time() - began, 1),
         "peak_memory_mb": peak_memory_mb(),
     }
@@ -215,10 +218,21 @@ def _hub_id(start: str | None) -> str | None:
     return None if start is None or Path(start).exists() else start
 
 
-def _environment() -> dict[str, str]:
+def _configuration(start: ModelArguments, args: AMNSTrainingArguments) -> dict:
+    """What was trained with; the losses stand in the report by themselves."""
+    own = {option.name for option in fields(args)} - {option.name for option in fields(TrainingArguments)}
+    names = [*REPORTED, *sorted(own - {"loss_weights"})]
+    adapters = {option.name: getattr(start, option.name) for option in fields(AdapterArguments) if start.use_peft}
+    return {name: getattr(args, name) for name in names} | adapters | {"world_size": args.world_size}
+
+
+def _environment(device: torch.device) -> dict[str, str]:
     packages = ("modeling_amns", "torch", "transformers", "accelerate", "datasets")
     versions = {package: importlib.metadata.version(package) for package in packages}
-    return {"python": platform.python_version(), **versions}
+    # Its own attribute names the build too (+cpu, +cu130), which the package index may leave out.
+    versions["torch"] = torch.__version__
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"python": platform.python_version(), **versions, "device": device_name}
 
 
 def _noise_share(train) -> float:

@@ -283,7 +283,7 @@ def test_a_recipe_pushes_once_with_the_figures_of_its_run(hub, tmp_path):
     options += ["--vision_config", small, "--text_config", small, "--vocab_size", 600, "--projection_dim", 16]
     options += ["--per_device_train_batch_size", 8, "--num_train_epochs", 1, "--use_cpu", "true"]
     options += ["--report_to", "none", "--push_to_hub", "true", "--hub_model_id", "org/name", "--noise_rate", 0.5]
-    options += ["--hub_strategy", "end"]
+    options += ["--hub_strategy", "end", "--augment_flip", 0.25]
     done = run(hub, tmp_path, ROOT / "scripts" / "train.py", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     reports = {"results.json", "ranking.png", "mask.png"}
@@ -295,7 +295,9 @@ def test_a_recipe_pushes_once_with_the_figures_of_its_run(hub, tmp_path):
     card = files["README.md"].decode()
     assert f"| best, epoch 1 | {cells} |" in card and "Evaluations while training" in card
     assert all(f"![{name}](./{name})" in card for name in ("ranking.png", "mask.png"))
-    assert f"shuffled on purpose: {report['noise_rate']:.1%}" in card and f'torch: `"{torch.__version__}"`' in card
+    assert f"shuffled on purpose: {report['noise_rate']:.1%}" in card
+    for line in (f'torch: `"{torch.__version__}"`', 'device: `"cpu"`', "augment_flip: `0.25`", "weight_decay: `0.0`"):
+        assert f"\n- {line}\n" in card
 
 
 def test_model_and_processor_push_themselves(hub, tmp_path, checkpoint, processor):
