@@ -8,15 +8,15 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init__.py").read_text()).group(1)
 
+# Lower bounds, here and below, are versions that the tests were run with: uv pip install --resolution lowest-direct.
 extras = {
-    # The exporter of torch 2.6 fixes the batch size.
-    "onnx": ["torch>=2.8", "onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
+    "onnx": ["onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
     "peft": ["peft>=0.18"],
     "sentence-transformers": ["sentence-transformers>=6.0"],
-    "tensorboard": ["tensorboard"],
+    "tensorboard": ["tensorboard>=2.18"],
     "trackio": ["trackio>=0.30"],
 }
-extras["test"] = ["pytest", "pytest-xdist", "ruff", *(package for extra in extras.values() for package in extra)]
+extras["test"] = ["pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17", *(package for extra in extras.values() for package in extra)]
 
 # Recipes, scripts and cards lie beside the package in the source and inside it once installed.
 beside = {
@@ -41,14 +41,14 @@ setup(
     },
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.8",
         "transformers>=5.20",
         "datasets>=4.0",
         "accelerate>=1.10",
-        "safetensors>=0.5",
-        "huggingface_hub>=1.0",
-        "evaluate>=0.4.3",
-        "tokenizers>=0.22",
+        "safetensors>=0.8",
+        "huggingface_hub>=1.31",
+        "evaluate>=0.4.6",
+        "tokenizers>=0.23.1",
         "numpy>=2.0",
         "pillow>=10.3",
         "pyyaml>=6.0",

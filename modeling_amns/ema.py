@@ -1,5 +1,7 @@
 """The teacher of AWM: an exponential moving average of the image encoder, over torch's `AveragedModel`."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -12,6 +14,19 @@ class _ImageEncoder(nn.Module):
         super().__init__()
         self.vision_model = vision_model
         self.visual_projection = visual_projection
+
+
+class _InTypesOf:
+    """Parameters of one module in the types of another's, as `AveragedModel` reads them: up to torch 2.10 it refuses to
+    average a bfloat16 student into a float32 mean."""
+
+    def __init__(self, module: nn.Module, mean: nn.Module):
+        self.module, self.mean = module, mean
+        self.buffers = module.buffers
+
+    def parameters(self) -> Iterator[Tensor]:
+        pairs = zip(self.module.parameters(), self.mean.parameters(), strict=True)
+        return (value.to(mean.dtype) for value, mean in pairs)
 
 
 class ImageTeacher(AveragedModel):
@@ -49,11 +64,11 @@ class ImageTeacher(AveragedModel):
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], update: Tensor) -> None:
         weight = 1 - self.decay_at(int(update), self.decay)
-        torch._foreach_lerp_(averaged, [value.to(mean.dtype) for value, mean in zip(current, averaged)], weight)
+        torch._foreach_lerp_(averaged, current, weight)
 
     def update(self, model: nn.Module) -> None:
         """Averages the student in; call it once after each optimizer step."""
-        self.update_parameters(_ImageEncoder(model.vision_model, model.visual_projection))
+        self.update_parameters(_InTypesOf(_ImageEncoder(model.vision_model, model.visual_projection), self.module))
 
     @property
     def num_patches(self) -> int:
