@@ -16,7 +16,12 @@ extras = {
     "tensorboard": ["tensorboard>=2.18"],
     "trackio": ["trackio>=0.30"],
 }
-extras["test"] = ["pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17", *(package for extra in extras.values() for package in extra)]
+extras["test"] = [
+    "pytest>=9",
+    "pytest-xdist>=3.8",
+    "ruff>=0.17",
+    *(package for extra in extras.values() for package in extra),
+]
 
 # Recipes, scripts and cards lie beside the package in the source and inside it once installed.
 beside = {

@@ -17,8 +17,10 @@ class _ImageEncoder(nn.Module):
 
 
 class _InTypesOf:
-    """Parameters of one module in the types of another's, as `AveragedModel` reads them: up to torch 2.10 it refuses to
-    average a bfloat16 student into a float32 mean."""
+    """Parameters of one module in the types of another's, as `AveragedModel` reads them.
+
+    Up to torch 2.10 it refuses to average a bfloat16 student into a float32 mean.
+    """
 
     def __init__(self, module: nn.Module, mean: nn.Module):
         self.module, self.mean = module, mean
