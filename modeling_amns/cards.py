@@ -87,7 +87,7 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     weights = Path(folder) / "model.safetensors"
     wanted = run.get("weights_sha256")
     if wanted and weights.is_file() and wanted != weights_sha256(folder):
-        logger.warning(f"{folder}/results.json describes other weights than model.safetensors; it is left out.")
+        logger.warning_once(f"{folder}/results.json describes other weights than model.safetensors; it is left out.")
         return {}
     return run
 

@@ -48,8 +48,9 @@ def main() -> int:
             pictures=options.pictures,
         )
         print(f"Pushed: {commit.repo_url}")
-    except (ValueError, OSError) as error:
-        return fail(str(error))
+    # The client's own error of an upload that failed is a RuntimeError.
+    except (ValueError, OSError, RuntimeError) as error:
+        return fail(f"{error} {error.__cause__ or ''}")
     except HTTPError as error:
         # An answer of the Hub is an OSError too, so here there was none.
         return fail(f"{constants.ENDPOINT} can't be reached ({error}). Check the network and HF_ENDPOINT, push again.")

@@ -1,11 +1,12 @@
 """A small Hub on 127.0.0.1 for tests: repositories, commits, LFS and downloads as huggingface_hub speaks them.
 
 It holds files by content in memory and writes every request to a log, so that tests can say what travelled. Spoken:
-`whoami`, `repos/create`, `branch`, `validate-yaml`, `preupload`, `commit` (ndjson), LFS batch with basic transfer,
-repository info, tree listing, and `resolve` with ETag and commit headers. Clients run with HF_HUB_DISABLE_XET=1.
+`whoami`, `repos/create`, `branch`, `validate-yaml`, `preupload`, `commit` (ndjson), Xet transfers both ways (the store
+is `xet_double.py`), for clients without hf-xet LFS batch with basic transfer, repository info, tree listing, and
+`resolve` with ETag and commit headers.
 
 Where it is stricter than a stub: a card whose metadata the Hub would refuse is refused, a branch or folder that is not
-there is a 404, a commit onto an old parent is a 412, LFS contents are checked against their sha256.
+there is a 404, a commit onto an old parent is a 412, large contents are checked against their sha256.
 """
 
 import base64
@@ -13,14 +14,16 @@ import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
-from huggingface_hub.repocard_data import model_index_to_eval_results
+from card_rules import card_errors
+from xet_double import COMMIT_PATH, XetStore
 
 TOKEN = "hf_double"
-# Files of these kinds travel by LFS, as on the Hub; others are part of the commit.
+XET_TOKEN = "xet_double"
+# Files of these kinds travel by Xet or LFS, as on the Hub; others are part of the commit.
 LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".parquet")
 _API = re.compile(r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/(.*))?$")
 _RESOLVE = re.compile(r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
@@ -46,20 +49,23 @@ class HubDouble:
 
     Attributes:
         repos: repositories by (kind, id), kind `models`, `datasets` or `spaces`.
-        objects: LFS contents by sha256.
+        objects: contents of large files by sha256.
+        xet: what arrived by Xet.
         log: (method, path) of every request.
-        uploads: sizes of LFS contents that were sent, in order.
+        uploads: names of LFS contents (sha256) and xorbs (hash) that were sent, in order.
         committed: the paths that each commit changed, in order.
-        fail_uploads: so many LFS uploads from now on are refused.
-        hold_uploads: one LFS upload is let in, later ones wait for ever: the moment to kill a client in.
+        fail_uploads: so many uploads of large files from now on are refused.
+        hold_uploads: one upload of a large file is let in, later ones (by Xet: what makes files of it) wait for ever:
+            the moment to kill a client in.
     """
 
     def __init__(self):
         self.repos: dict[tuple[str, str], Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
+        self.xet = XetStore()
         self.log: list[tuple[str, str]] = []
-        self.uploads: list[int] = []
+        self.uploads: list[str] = []
         self.committed: list[list[str]] = []
         self.fail_uploads = 0
         self.hold_uploads = False
@@ -120,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if method == "PUT" and path.startswith("/lfs/"):
             return self._put(path.removeprefix("/lfs/"), body)
+        if path.startswith(("/v1/", "/v2/", "/xorbs/")):
+            return self._xet(method, path, body, token)
         if token and token != TOKEN:
             return self._send(401, {"error": "Invalid credentials in Authorization header"}, "InvalidToken")
         if path == "/api/whoami-v2":
@@ -175,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         if commit is None:
             return self._send(404, {"error": f"Invalid rev id: {revision}"}, "RevisionNotFound")
         oid, tree = commit
+        if action in ("xet-read-token", "xet-write-token"):
+            return self._xet_token(action, token)
         if action == "preupload":
             files = [
                 {
@@ -267,7 +277,8 @@ class _Handler(BaseHTTPRequestHandler):
             objects.append({**item, "authenticated": True, **actions})
         self._send(200, {"transfer": "basic", "objects": objects})
 
-    def _put(self, oid: str, body: bytes) -> None:
+    def _let_in(self) -> bool:
+        """Whether an upload may go on; if not, it has been answered."""
         with self.hub.lock:
             held = self.hub.hold_uploads and self.hub.let_in > 0
             self.hub.let_in += 1
@@ -277,14 +288,68 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.holding.set()
             # Until the client is gone; then its connection reads as ended.
             self.connection.recv(1)
+        elif refused:
+            self._send(403, {"error": "upload refused"})
+        return not (held or refused)
+
+    def _put(self, oid: str, body: bytes) -> None:
+        if not self._let_in():
             return None
-        if refused:
-            return self._send(403, {"error": "upload refused"})
         if hashlib.sha256(body).hexdigest() != oid:
             return self._send(400, {"error": "content does not match its sha256"})
         self.hub.objects[oid] = body
-        self.hub.uploads.append(len(body))
+        self.hub.uploads.append(oid)
         self._send(200, {})
+
+    def _put_xorb(self, name: str, body: bytes) -> None:
+        if not self._let_in():
+            return None
+        known = name in self.hub.xet.xorbs
+        self.hub.xet.xorbs[name] = body
+        self.hub.uploads.append(name)
+        self._send(200, {"was_inserted": not known})
+
+    def _xet_token(self, action: str, token: str) -> None:
+        if action == "xet-write-token" and not token:
+            return self._send(401, {"error": "Invalid username or password."})
+        expires = int(time.time()) + 3600
+        headers = {"X-Xet-Cas-Url": self.hub.url, "X-Xet-Access-Token": XET_TOKEN, "X-Xet-Token-Expiration": expires}
+        answer = {"casUrl": self.hub.url, "accessToken": XET_TOKEN, "exp": expires}
+        self._send(200, answer, None, headers)
+
+    def _xet(self, method: str, path: str, body: bytes, token: str) -> None:
+        name, xet = path.rsplit("/", 1)[-1], self.hub.xet
+        # Whoever was told the address of a xorb may read or write it, as at the stores behind the Hub.
+        if method == "PUT" and path.startswith("/xorbs/"):
+            return self._put_xorb(name, body)
+        if method == "GET" and path.startswith("/xorbs/"):
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            size = len(xet.xorbs[name])
+            return self._send(
+                206, xet.xorbs[name][first : last + 1], None, {"Content-Range": f"bytes {first}-{last}/{size}"}
+            )
+        if token != XET_TOKEN:
+            return self._send(401, {"error": "no token of this store"})
+        if method == "GET" and path.startswith("/v1/reconstructions/") and name in xet.terms:
+            return self._send(200, xet.reconstruction(name, self.hub.url))
+        if method == "POST" and path.startswith("/v1/xorb-grants/default/"):
+            # For a xorb that is there nothing is granted, so that the client does not send it again.
+            grant = {"id": name, "method": "PUT", "url": f"{self.hub.url}/xorbs/{name}", "headers": {}}
+            return self._send(200 if name in xet.xorbs else 201, grant)
+        if method == "POST" and path.startswith("/v1/xorb-commits/default/") and name in xet.xorbs:
+            return self._send(200, {})
+        if method == "POST" and path.startswith("/v1/xorbs/default/"):
+            return self._put_xorb(name, body)
+        if method == "POST" and path == COMMIT_PATH:
+            if self.hub.hold_uploads and not self._let_in():
+                return None
+            try:
+                self.hub.objects |= xet.add_shard(body)
+            except ValueError as error:
+                return self._send(400, {"error": str(error)})
+            return self._send(200, {"result": 1})
+        # Chunks that others stored already, and what this store lacks.
+        return self._send(404, {"error": f"there is no {path}"})
 
     def _resolve(self, method: str, kind: str, repo_id: str, revision: str, file: str, token: str) -> None:
         repo = self.hub.repos.get((kind, repo_id))
@@ -300,9 +365,12 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{oid}"', "X-Repo-Commit": commit[0], "Accept-Ranges": "bytes"}
         if oid in self.hub.objects:
             headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content))}
+        if oid in self.hub.xet.hash_of:
+            read = f"{self.hub.url}/api/{kind}/{repo_id}/xet-read-token/{commit[0]}"
+            headers |= {"X-Xet-Hash": self.hub.xet.hash_of[oid], "Link": f'<{read}>; rel="xet-auth"'}
         self._send(200, content, None, headers)
 
-    def _send(self, status: int, answer, error: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def _send(self, status: int, answer, error: str | None = None, headers: dict[str, object] | None = None) -> None:
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -311,7 +379,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", error)
             self.send_header("X-Error-Message", json.loads(content)["error"])
         for name, value in (headers or {}).items():
-            self.send_header(name, value)
+            self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
@@ -319,45 +387,3 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _sha1(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
-
-
-# A part of the Hub's lists, as far as cards of this package use them.
-LICENSES = {"apache-2.0", "mit", "other", "cc-by-4.0"}
-TASKS = {"zero-shot-image-classification", "image-to-text", "image-feature-extraction"}
-
-
-def card_errors(content: str, repo_type: str) -> list[str]:
-    """Why the Hub would refuse a card: no YAML mapping in front, unknown licence or task, a broken model-index."""
-    parts = content.split("---\n")
-    if not content.startswith("---\n") or len(parts) < 3:
-        return ["the card has no metadata block"]
-    try:
-        data = yaml.safe_load(parts[1])
-    except yaml.YAMLError as error:
-        return [f"metadata is not YAML: {error}"]
-    if not isinstance(data, dict):
-        return ["metadata is no mapping"]
-    errors = []
-    if data.get("license", "mit") not in LICENSES:
-        errors.append(f'"license" must be one of {sorted(LICENSES)}, found {data.get("license")!r}')
-    if data.get("license") == "other" and not (data.get("license_name") and data.get("license_link")):
-        errors.append('"license: other" needs "license_name" and "license_link"')
-    tasks = [*data.get("task_categories", []), *([data["pipeline_tag"]] if "pipeline_tag" in data else [])]
-    errors += [f"{task!r} is no task of the Hub" for task in tasks if task not in TASKS]
-    for field in ("tags", "datasets", "metrics"):
-        if any(not isinstance(value, str) for value in data.get(field, [])):
-            errors.append(f'"{field}" must be a list of names')
-    if repo_type == "space" and data.get("sdk") not in ("gradio", "static", "docker"):
-        errors.append(f'"sdk" is {data.get("sdk")!r}')
-    if "model-index" in data:
-        try:
-            _, results = model_index_to_eval_results(data["model-index"])
-            values = {result.metric_type: result.metric_value for result in results}
-            errors += [f"{name} is {value!r}, no number" for name, value in values.items() if not _is_number(value)]
-        except (KeyError, TypeError, IndexError) as error:
-            errors.append(f'"model-index" cannot be read: {error!r}')
-    return errors
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -8,6 +8,9 @@ from pathlib import Path
 from hub_double import TOKEN, HubDouble
 
 ROOT = Path(__file__).parents[1]
+# Large files travel by Xet where hf-xet is installed, as a user's do; these make them travel by LFS instead.
+BY_LFS = {"HF_HUB_DISABLE_XET": "1"}
+READABLE_CHUNKS = {"HF_XET_XORB_COMPRESSION_POLICY": "none"}
 # Loaded by each program at its start: whoever looks beyond loopback is written down and refused. `datasets` derives
 # the address of its viewer from HF_ENDPOINT, which gives a name that is nobody's: refused only.
 GUARD = """
@@ -74,7 +77,7 @@ def start(
     (guard / "sitecustomize.py").write_text(GUARD)
     left_out = ("HF_", "HUGGING", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     variables = {name: value for name, value in os.environ.items() if not name.upper().startswith(left_out)}
-    variables |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+    variables |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **READABLE_CHUNKS}
     # datasets and evaluate count downloads at a host of their own unless told not to.
     variables |= {"HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "OUTSIDE": str(home / "outside")}
     variables |= {"PYTHONPATH": os.pathsep.join(map(str, (guard, ROOT, ROOT / "tests"))), **environment}

@@ -7,8 +7,9 @@ import re
 
 import pytest
 import yaml
+from card_rules import card_errors
 from conftest import tiny_config
-from hub_double import HubDouble, card_errors
+from hub_double import HubDouble
 from huggingface_hub import DatasetCard, ModelCard, constants, repocard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
