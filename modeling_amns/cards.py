@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ logger = logging.get_logger(__name__)
 # Beside the package in its source, inside it once installed.
 TEMPLATES = (Path(__file__).parents[1] / "hub_cards", Path(__file__).parent / "hub_cards")
 METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
-NOT_MEASURED = "not measured"
+NOT_MEASURED, NOT_STATED = "not measured", "not stated"
+FROM_SCRATCH = "from scratch"
+RESULTS = "results.json"
 # What the pictures of a run show.
 PICTURES = {
     "ranking.png": "Captions of the test split, taken at even distances, and the images that the model ranks first "
     "for each. Green: the person meant. Red: somebody else.",
     "mask.png": "Images of the test split, taken at even distances, and what AWM would leave of each for the student.",
 }
+# The paper, and the peers whose losses are offered.
 CITATIONS = {
     "amns": """
 @article{zhang2024amns,
@@ -70,8 +74,7 @@ CITATIONS = {
 }
 """,
 }
-# The loss of a peer that an option of ours is, or builds on.
-CITED_FOR = {"bsdm": "sdm", "identity": "identity", "inverse_sdm": "sdm", "itc": "itc", "sdm": "sdm", "tal": "tal"}
+FIELDS = {"benchmark": str, "losses": dict, "best": dict, "last": dict, "training": dict, "environment": dict}
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
@@ -83,22 +86,32 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is no JSON object.
     """
-    run = _read_object(Path(folder) / "results.json")
-    weights = Path(folder) / "model.safetensors"
-    wanted = run.get("weights_sha256")
-    if wanted and weights.is_file() and wanted != weights_sha256(folder):
-        logger.warning_once(f"{folder}/results.json describes other weights than model.safetensors; it is left out.")
+    file = Path(folder) / RESULTS
+    run = _read_object(file)
+    for name, kind in FIELDS.items():
+        if not isinstance(run.get(name) or kind(), kind):
+            raise ValueError(f"{file}: {name} must be a JSON {kind.__name__}, found {run[name]!r}; train anew.")
+    wanted, found = run.get("weights_sha256"), weights_sha256(folder)
+    if wanted and found and wanted != found:
+        logger.warning_once(f"{file} describes other weights than those beside it; it is left out.")
         return {}
     return run
 
 
-def weights_sha256(folder: str | Path) -> str:
-    """Which weights a folder holds: the SHA-256 of its `model.safetensors`."""
-    with (Path(folder) / "model.safetensors").open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+def weights_sha256(folder: str | Path) -> str | None:
+    """Which weights a folder holds: the SHA-256 of its `model.safetensors`, or of all its shards in order."""
+    files = sorted(Path(folder).glob("model*.safetensors"))
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest() if files else None
+
+
+def is_synthetic(run: Mapping[str, Any]) -> bool:
+    """Whether a run was on the benchmark of this package, whose images show nobody."""
+    return run.get("benchmark") == "synthetic-pedes" and not run.get("own_pairs")
 
 
 def template(name: str) -> Path:
@@ -120,36 +133,52 @@ def dataset_card(name: str, counts: str = "") -> DatasetCard:
     return DatasetCard(text.replace("{counts}", counts or f"Counts: {NOT_MEASURED}."))
 
 
-def model_card(folder: str | Path, repo_id: str, license: str = "apache-2.0", pictures: list[str] = ()) -> ModelCard:
+def model_card(
+    folder: str | Path,
+    repo_id: str,
+    license: str | None = None,
+    pictures: Sequence[str] = (),
+    license_name: str | None = None,
+    license_link: str | None = None,
+    tags: str | Sequence[str] | None = None,
+) -> ModelCard:
     """The card of a checkpoint.
 
     Args:
         folder: output folder of a run, or a checkpoint in it: `config.json`, `results.json` (figures on test) and
             `trainer_state.json` (figures of each evaluation while training). What is missing reads "not measured".
         repo_id: `ORG/NAME` that it is pushed to.
-        license: Hub's name of the weights' licence.
-        pictures: names of image files that lie beside the card.
+        license: Hub's name of the weights' licence; default apache-2.0 for a run from scratch on the synthetic
+            benchmark, else not stated, because start and data have licences of their own.
+        pictures: names of image files that lie beside the card; of a run that is not known none is shown.
+        license_name, license_link: of a licence that is `other`.
+        tags: besides the package's own.
     Raises:
-        ValueError: a file of the run is no JSON object.
+        ValueError: a file of the run is no JSON object, or not what it should be.
     """
     run = read_run(folder)
+    # The evaluations beside figures that are of other weights may be of those too.
+    known = bool(run) or not (Path(folder) / RESULTS).is_file()
     name = repo_id.split("/")[-1]
     results = _eval_results(run)
-    benchmark = run.get("benchmark", "")
+    if license is None and is_synthetic(run) and run.get("start") == FROM_SCRATCH:
+        license = "apache-2.0"
+    more_tags = [tags] if isinstance(tags, str) else list(tags or ())
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         license=license,
+        license_name=license_name,
+        license_link=license_link,
         language="en",
-        tags=["person-retrieval", "text-to-image-retrieval", "amns"],
-        datasets=[benchmark] if benchmark in BENCHMARKS else None,
+        tags=["person-retrieval", "text-to-image-retrieval", "amns", *more_tags],
+        datasets=_dataset_ids(run),
         metrics=[result.metric_type for result in results] or None,
         base_model=run.get("base_model"),
         model_name=name if results else None,
         eval_results=results or None,
     )
     losses = run.get("losses") or {}
-    cited = sorted({CITED_FOR[loss] for loss in losses if loss in CITED_FOR})
     return ModelCard.from_template(
         data,
         template_path=str(template("model_card.md")),
@@ -157,15 +186,16 @@ def model_card(folder: str | Path, repo_id: str, license: str = "apache-2.0", pi
         repo_id=repo_id,
         model=_list(_model(folder)),
         figures=_figures(run),
-        course=_course(folder),
+        course=_course(folder) if known else "",
         data=_data(run),
+        start=run.get("start") or NOT_STATED,
         training=_list(run.get("training"), losses=losses or None),
         environment=_list(run.get("environment")),
-        pictures=[(picture, PICTURES.get(picture, picture)) for picture in pictures],
-        synthetic=benchmark.startswith("synthetic"),
+        pictures=[(picture, PICTURES.get(picture, picture)) for picture in pictures if run],
+        synthetic=is_synthetic(run),
         waf="waf" in losses,
-        license=license,
-        citations="\n\n".join(CITATIONS[key].strip() for key in ("amns", *cited)),
+        license=license_name or license or NOT_STATED,
+        citations="\n\n".join(citation.strip() for citation in CITATIONS.values()),
     )
 
 
@@ -236,8 +266,17 @@ def _figures(run: dict[str, Any]) -> str:
         figures = run.get(name) or {}
         cells = " | ".join(_format(figures.get(metric), ".2f") for metric in METRICS)
         lines.append(f"| {name}, epoch {_format(figures.get('epoch'), 'g')} | {cells} |")
-    selected = f" It was selected on {run['selected_on']}." if run.get("selected_on") else ""
-    return "\n".join([*lines, "", f"The weights here are those of the best epoch.{selected}"])
+    weights = "The weights here are those of the last epoch; no other was selected."
+    if run.get("selected_on"):
+        weights = f"The weights here are those of the best epoch. It was selected on {run['selected_on']}."
+    return "\n".join([*lines, "", weights])
+
+
+def _dataset_ids(run: Mapping[str, Any]) -> list[str] | None:
+    """Ids of data sets as the Hub knows them; a file of own pairs has none."""
+    name = run.get("benchmark", "")
+    known = "/" in name if run.get("own_pairs") else name in BENCHMARKS
+    return [name] if known else None
 
 
 def _course(folder: str | Path) -> str:
@@ -258,9 +297,13 @@ def _data(run: dict[str, Any]) -> str:
     if not run.get("benchmark"):
         return f"Training data: {NOT_MEASURED}."
     dropped = ", ".join(f"{split} {count}" for split, count in (run.get("dropped_pairs") or {}).items() if count)
+    shuffled = _format(run.get("noise_rate"), ".1%")
+    if run.get("noise_file"):
+        shuffled += f" (index file {run['noise_file']})"
+    elif run.get("noise_rate") and "noise_seed" in run:
+        shuffled += f" (seed {run['noise_seed']})"
     return (
-        f"Trained on {run['benchmark']}; share of the training captions that were shuffled on purpose: "
-        f"{_format(run.get('noise_rate'), '.1%')}."
+        f"Trained on {run['benchmark']}; share of the training captions that were shuffled on purpose: {shuffled}."
         + (f" The benchmark was incomplete, pairs without an image: {dropped}." if dropped else "")
     )
 
@@ -272,4 +315,16 @@ def _list(values: dict[str, Any] | None, **more: Any) -> str:
     return "\n".join(f"- {name}: `{json.dumps(value)}`" for name, value in values.items())
 
 
-__all__ = ["METRICS", "PICTURES", "TEMPLATES", "dataset_card", "model_card", "read_run", "template", "weights_sha256"]
+__all__ = [
+    "FROM_SCRATCH",
+    "METRICS",
+    "PICTURES",
+    "RESULTS",
+    "TEMPLATES",
+    "dataset_card",
+    "is_synthetic",
+    "model_card",
+    "read_run",
+    "template",
+    "weights_sha256",
+]

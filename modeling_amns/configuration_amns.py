@@ -119,6 +119,11 @@ class AMNSConfig(CLIPConfig):
             clip.pop("model_type", None)
             clip.pop("architectures", None)
             config_dict = clip
+        for part in ("vision_config", "text_config"):
+            if isinstance(config_dict.get(part), dict):
+                # Where a part once came from, a path at times, which would be saved and pushed anew.
+                fields = {name: value for name, value in config_dict[part].items() if name != "_name_or_path"}
+                config_dict = {**config_dict, part: fields}
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod

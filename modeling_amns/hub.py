@@ -2,27 +2,29 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitInfo, DatasetCard, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
-from transformers.trainer_utils import HubStrategy
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
-from transformers.utils.hub import PushInProgress
+from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from .cards import PICTURES, dataset_card, model_card, read_run
+from .cards import PICTURES, RESULTS, dataset_card, is_synthetic, model_card, read_run
 from .data.benchmarks import load_benchmark
 from .modeling_amns import AMNSModel
 from .processing_amns import AMNSProcessor
 
-logger = logging.get_logger(__name__)
+Part = TypeVar("Part")
 
-RESULTS = "results.json"
+# What an earlier push may have left of which this one has none: reports, and weights in more than one file.
+LEFTOVERS = (RESULTS, *PICTURES, "model-*-of-*.safetensors", SAFE_WEIGHTS_INDEX_NAME)
 # Without its tokenizer's file a processor would still load, with an empty vocabulary.
 PARTS = ("config.json", "processor_config.json", "tokenizer.json")
 
@@ -31,8 +33,9 @@ def stage_checkpoint(
     checkpoint: str | Path,
     repo_id: str,
     folder: str | Path,
-    license: str = "apache-2.0",
+    license: str | None = None,
     pictures: bool | None = None,
+    **card: str | list[str] | None,
 ) -> None:
     """Writes what is pushed of a checkpoint: weights, configuration, code, processor, card, figures.
 
@@ -43,19 +46,17 @@ def stage_checkpoint(
         checkpoint: output folder of a run, or a checkpoint in it.
         repo_id: `ORG/NAME`, for the card.
         folder: an empty folder.
-        license: of the weights.
-        pictures: whether the run's pictures go with it, which show images of the benchmark; default only those of a
+        license: of the weights; default as `model_card`.
+        pictures: whether the run's pictures go with it, which show images of the benchmark; default only those of the
             synthetic one, because the others may not be handed on.
+        card: what else `model_card` takes: `license_name`, `license_link`, `tags`.
     Raises:
         FileNotFoundError: the checkpoint or a part of it is missing.
-        ValueError: the id is not `ORG/NAME`, the weights are cut off or not all there, or a report can't be read.
+        ValueError: the id is not `ORG/NAME`, weights are not all there, or a part or a report can't be read.
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
     check_pushable(checkpoint, repo_id)
-    try:
-        model, found = AMNSModel.from_pretrained(checkpoint, output_loading_info=True)
-    except SafetensorError as error:
-        raise ValueError(f"{checkpoint}: the weights can't be read ({error}); were they copied in full?") from error
+    model, found = _read(checkpoint, "model", lambda: AMNSModel.from_pretrained(checkpoint, output_loading_info=True))
     if found["missing_keys"]:
         names = sorted(found["missing_keys"])
         raise ValueError(
@@ -63,15 +64,17 @@ def stage_checkpoint(
             "Push a checkpoint that was written as a whole."
         )
     model.save_pretrained(folder)
-    AMNSProcessor.from_pretrained(checkpoint).save_pretrained(folder)
+    processor = _read(checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint))
+    processor.save_pretrained(folder)
     run = read_run(checkpoint)
-    # Figures and pictures that belong to other weights stay behind.
+    # Figures and pictures that belong to other weights, or whose run is not known, stay behind.
     reports = [RESULTS] if run else []
-    if pictures or (pictures is None and run.get("benchmark", "").startswith("synthetic")):
+    if run and (pictures or (pictures is None and is_synthetic(run))):
         reports += [name for name in PICTURES if (checkpoint / name).is_file()]
     for name in reports:
         shutil.copy(checkpoint / name, folder / name)
-    model_card(checkpoint, repo_id, license, [name for name in PICTURES if name in reports]).save(folder / "README.md")
+    shown = [name for name in PICTURES if name in reports]
+    model_card(checkpoint, repo_id, license, shown, **card).save(folder / "README.md")
 
 
 def check_pushable(checkpoint: str | Path, repo_id: str) -> None:
@@ -96,39 +99,37 @@ def push_checkpoint(
     token: str | None = None,
     revision: str | None = None,
     commit_message: str = "Upload AMNS checkpoint",
-    license: str = "apache-2.0",
+    license: str | None = None,
     pictures: bool | None = None,
     run_as_future: bool = False,
+    **card: str | list[str] | None,
 ) -> CommitInfo | Future[CommitInfo]:
     """Creates the repository if need be and uploads a checkpoint; files that did not change stay as they are.
 
     Args:
-        checkpoint, repo_id, license, pictures: as for `stage_checkpoint`.
-        private: of a new repository.
+        checkpoint, repo_id, license, pictures, card: as for `stage_checkpoint`.
+        private: of a new repository; True refuses one that is public.
         token: default the one of `hf auth login` or HF_TOKEN.
         revision: branch, made if there is none.
         commit_message: title of the commit.
         run_as_future: returns once a copy is made; the upload goes on beside.
     Raises:
-        FileNotFoundError, ValueError: as `stage_checkpoint`.
+        FileNotFoundError, ValueError: as `stage_checkpoint`, or the repository is public and should not be.
         huggingface_hub.errors.LocalTokenNotFoundError: there is no token.
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses, e.g. 401 for a token that is not valid.
     """
     check_pushable(checkpoint, repo_id)
-    api = _api(token)
+    api = client(token)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        stage_checkpoint(checkpoint, repo_id, folder, license, pictures)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision and not revision.startswith("refs/pr/"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        stage_checkpoint(checkpoint, repo_id, folder, license, pictures, **card)
+        _make_repo(api, repo_id, private, revision)
         upload = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             revision=revision,
             commit_message=commit_message,
-            # Of an earlier push, which this one has none of.
-            delete_patterns=[RESULTS, *PICTURES],
+            delete_patterns=list(LEFTOVERS),
             run_as_future=run_as_future,
         )
         if run_as_future:
@@ -136,6 +137,41 @@ def push_checkpoint(
             staged = stack.pop_all()
             upload.add_done_callback(lambda _: staged.close())
         return upload
+
+
+def push_model(
+    model: PreTrainedModel,
+    repo_id: str,
+    *,
+    commit_message: str | None = "Upload model",
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    max_shard_size: int | str = "50GB",
+    tags: list[str] | None = None,
+) -> CommitInfo:
+    """What `model.push_to_hub` does: uploads a model as it stands in memory, whole, with a card without figures.
+
+    Figures and pictures of an earlier push are removed: they are those of other weights. The processor, which is
+    pushed by itself, stays. Arguments, result and errors of the client are those of `PreTrainedModel.push_to_hub`;
+    `private=True` refuses a repository that is public.
+    """
+    api = client(None if token is True else token)
+    repo_id = _make_repo(api, repo_id, private, None if create_pr else revision)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        model_card(folder, repo_id, tags=tags).save(Path(folder) / "README.md")
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message or "Upload model",
+            commit_description=commit_description,
+            delete_patterns=list(LEFTOVERS),
+        )
 
 
 def push_metric(repo_id: str, token: str | None = None) -> CommitInfo:
@@ -148,7 +184,7 @@ def push_metric(repo_id: str, token: str | None = None) -> CommitInfo:
     folder = Path(__file__).parent / "metrics" / "person_retrieval"
     if repo_id.split("/")[1] != folder.name:
         raise ValueError(f"evaluate loads the module that has the Space's name: push to ORG/{folder.name}.")
-    api = _api(token)
+    api = client(token)
     api.create_repo(repo_id, repo_type="space", space_sdk="static", exist_ok=True)
     return api.upload_folder(
         repo_id=repo_id, folder_path=folder, repo_type="space", ignore_patterns=["__pycache__/*", "*.pyc"]
@@ -165,12 +201,13 @@ def push_synthetic(root: str | Path, repo_id: str, private: bool | None = None, 
         FileNotFoundError: there is no synthetic benchmark. The real ones cannot be pushed: they are licensed.
     """
     _check_repo_id(repo_id)
-    api = _api(token)
+    api = client(token)
     splits = {"train": load_benchmark("synthetic-pedes", root, "train")}
     for split in ("val", "test"):
         pairs = _as_pairs(load_benchmark("synthetic-pedes", root, split))
         splits[split] = pairs.select_columns(splits["train"].column_names)
-    DatasetDict(splits).push_to_hub(repo_id, private=private, token=token)
+    _make_repo(api, repo_id, private, repo_type="dataset")
+    DatasetDict(splits).push_to_hub(repo_id, token=token)
     lines = ["| split | pairs | images | persons |", "| --- | ---: | ---: | ---: |"]
     for split, pairs in splits.items():
         counts = len(pairs), len(set(pairs["image_id"][:])), len(set(pairs["person_id"][:]))
@@ -183,112 +220,54 @@ def push_synthetic(root: str | Path, repo_id: str, private: bool | None = None, 
     api.upload_file(path_or_fileobj=str(card).encode(), path_in_repo="README.md", repo_id=repo_id, repo_type="dataset")
 
 
-class PushesCheckpoints:
-    """Trainer whose pushes upload what `push_checkpoint` does, at the end or, with `hub_strategy="every_save"`, with
-    each checkpoint while training goes on."""
+def client(token: str | None) -> HfApi:
+    """The client of a token, one for all its pushes, which it runs in the background one after the other.
 
-    def refuse_unfit_pushes(self) -> None:
-        """Called once the trainer stands.
-
-        Raises:
-            ValueError: `hub_strategy` would upload optimizer states, or adapters without their base.
-        """
-        strategy = self.args.hub_strategy
-        if not self.args.push_to_hub or strategy == HubStrategy.END:
-            return
-        if strategy != HubStrategy.EVERY_SAVE:
-            raise ValueError(
-                f"hub_strategy {strategy.value} would upload optimizer and teacher; choose every_save or end."
-            )
-        if hasattr(self.model, "merge_and_unload"):
-            raise ValueError("Adapters are merged when a run ends: use hub_strategy end with use_peft.")
-
-    def create_model_card(self, license: str = "apache-2.0", model_name: str | None = None) -> None:
-        """Writes the card of `output_dir` as `README.md` there; everything else in it comes from the run."""
-        if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
-            name = self.hub_model_id or self.args.hub_model_id or model_name or folder.name
-            pictures = [picture for picture in PICTURES if (folder / picture).is_file()]
-            model_card(folder, name, license, pictures).save(folder / "README.md")
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        license: str = "apache-2.0",
-    ) -> CommitInfo | Future[CommitInfo] | None:
-        """Saves the model and pushes it with its card to `hub_model_id`; arguments as `Trainer.push_to_hub`, without
-        those of the card, which is rendered from the run.
-
-        Returns:
-            on the main process the commit, or with `blocking=False` its future.
-        """
-        if hasattr(self.accelerator.unwrap_model(self.model), "merge_and_unload"):
-            raise ValueError("The model has adapters: merge them first with modeling_amns.adapters.save_final.")
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        token = token or self.args.hub_token
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        # The card shows the evaluations of this run.
-        self.save_state()
-        self._finish_current_push()
-        return push_checkpoint(
-            self.args.output_dir,
-            self.hub_model_id,
-            private,
-            token,
-            revision or self.args.hub_revision,
-            commit_message,
-            license,
-            run_as_future=not blocking,
-        )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
-        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if busy and not self.args.hub_always_push:
-            return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        step = self.state.global_step
-        try:
-            upload = push_checkpoint(
-                checkpoint_folder,
-                self.hub_model_id,
-                token=self.args.hub_token,
-                revision=self.args.hub_revision,
-                commit_message=f"Training in progress, step {step}",
-                run_as_future=True,
-            )
-        # Days of training do not end for a network that is away; the push at the end says what is wrong.
-        except (OSError, ValueError, HTTPError) as error:
-            logger.warning(f"Step {step} was not pushed, training goes on: {error}")
-            return
-        upload.add_done_callback(lambda done: _warn_if_failed(done, step))
-        if busy:
-            self.push_in_progress.jobs.append(upload)
-        else:
-            self.push_in_progress = PushInProgress([upload])
-
-
-def _warn_if_failed(upload: Future, step: int) -> None:
-    if upload.exception() is not None:
-        logger.warning(f"Step {step} was not pushed, training goes on: {upload.exception()}")
-
-
-def _api(token: str | None) -> HfApi:
-    """The client; asked for before any work, so that a missing token is an error of the first second."""
+    Raises:
+        huggingface_hub.errors.LocalTokenNotFoundError: there is no token; asked before any work, so that it is an
+            error of the first second.
+    """
     if not (token or get_token()):
         raise LocalTokenNotFoundError(
             "There is no Hugging Face token. Run `hf auth login`, or set HF_TOKEN to a token that may write."
         )
+    return _client(token)
+
+
+@cache
+def _client(token: str | None) -> HfApi:
     return HfApi(token=token)
+
+
+def refuse_public(api: HfApi, repo_id: str, repo_type: str = "model") -> None:
+    """A ValueError if a repository is public."""
+    if not api.repo_info(repo_id, repo_type=repo_type).private:
+        raise ValueError(
+            f"{repo_id} is there and public, private is asked for; nothing was uploaded. Make it private in its "
+            "settings, or push under another name."
+        )
+
+
+def _make_repo(
+    api: HfApi, repo_id: str, private: bool | None, revision: str | None = None, repo_type: str = "model"
+) -> str:
+    """Makes repository and branch if need be; its full id."""
+    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+    if private:
+        refuse_public(api, repo_id, repo_type)
+    if revision and not revision.startswith("refs/pr/"):
+        api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
+    return repo_id
+
+
+def _read(checkpoint: Path, part: str, load: Callable[[], Part]) -> Part:
+    try:
+        return load()
+    # Whatever the libraries below raise of a file that is cut off or does not fit the others: many kinds of errors.
+    except Exception as error:
+        raise ValueError(
+            f"{checkpoint}: the {part} can't be read, was it copied in full? {type(error).__name__}: {error}"
+        ) from error
 
 
 def _as_pairs(split: DatasetDict) -> Dataset:
@@ -309,10 +288,12 @@ def _check_repo_id(repo_id: str) -> None:
 
 
 __all__ = [
-    "PushesCheckpoints",
     "check_pushable",
+    "client",
     "push_checkpoint",
     "push_metric",
+    "push_model",
     "push_synthetic",
+    "refuse_public",
     "stage_checkpoint",
 ]

@@ -5,6 +5,7 @@ into the other at the same position grid.
 """
 
 import copy
+import importlib
 import os
 from dataclasses import dataclass
 
@@ -78,6 +79,25 @@ class AMNSPreTrainedModel(CLIPPreTrainedModel):
             module.reset_parameters()
             return
         super()._init_weights(module)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """As `PreTrainedModel`; the Auto classes of the folder give the dual encoder, with the package or without."""
+        if kwargs.get("is_main_process", True):
+            os.makedirs(save_directory, exist_ok=True)
+            custom_object_save(getattr(self, self.base_model_prefix, self), save_directory, config=self.config)
+            # Of the pipeline that cards name; `register_for_auto_class` takes one Auto class for each of ours.
+            self.config.auto_map["AutoModelForZeroShotImageClassification"] = self.config.auto_map["AutoModel"]
+        super().save_pretrained(save_directory, **kwargs)
+
+    def push_to_hub(self, repo_id, **kwargs):
+        """As `PreTrainedModel`; with the package installed the card is the package's, which has no figures here: those
+        of a run are pushed by its trainer or by `modeling_amns.hub.push_checkpoint`."""
+        try:
+            # By name: this file is copied beside weights and must not need the rest of the package there.
+            hub = importlib.import_module("modeling_amns.hub")
+        except ModuleNotFoundError:
+            return super().push_to_hub(repo_id, **kwargs)
+        return hub.push_model(self, repo_id, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
@@ -293,13 +313,6 @@ class AMNSForPersonRetrieval(AMNSPreTrainedModel):
                 "for: it is left out and starts anew."
             )
         self.to(self.device, self.dtype)
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """As `PreTrainedModel`; `AutoModel` of the folder is the dual encoder alone, with the package or without."""
-        if kwargs.get("is_main_process", True):
-            os.makedirs(save_directory, exist_ok=True)
-            custom_object_save(self.amns, save_directory, config=self.config)
-        super().save_pretrained(save_directory, **kwargs)
 
     @can_return_tuple
     def forward(

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 import yaml
+from huggingface_hub.errors import HTTPError
 from transformers import AutoTokenizer, HfArgumentParser, TrainingArguments
 
 from .adapters import AdapterArguments, add_adapters, load_weights, save_final
-from .cards import METRICS, PICTURES, weights_sha256
+from .cards import FROM_SCRATCH, METRICS, PICTURES, RESULTS, weights_sha256
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
@@ -29,21 +30,31 @@ from .visualization import as_seen, draw_masks, ranking_picture, spread
 
 # Beside the package in its source, inside it once installed.
 RECIPES = (Path(__file__).parents[1] / "scripts" / "recipes", Path(__file__).parent / "scripts" / "recipes")
-# Options of transformers' that a report names besides those of AMNSTrainingArguments.
+# Options of transformers' that decide a training, which a report names besides those of AMNSTrainingArguments; others
+# hold paths, hosts and tokens.
 REPORTED = (
     "seed",
+    "data_seed",
+    "train_sampling_strategy",
+    "dataloader_drop_last",
     "num_train_epochs",
     "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "learning_rate",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
     "warmup_steps",
     "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "max_grad_norm",
     "optim",
     "bf16",
     "fp16",
+    "torch_compile",
+    "gradient_checkpointing",
 )
 FIGURES = tuple(METRICS)
 
@@ -158,16 +169,20 @@ def build(
     return AMNSForPersonRetrieval(config), processor
 
 
-def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments) -> dict:
+def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments) -> tuple[AMNSTrainer, dict]:
     """Trains, evaluates the best and the last epoch on the test split and writes everything to `args.output_dir`.
 
     The best epoch is selected on val; a benchmark without val (ICFG-PEDES) selects on test, as all peers do, and the
-    report says so.
+    report says so. Without evaluations or checkpoints while training the last epoch counts.
 
     Returns:
-        what `results.json` holds.
+        the trainer, for `push`, and what `results.json` holds.
+    Raises:
+        ValueError: the best epoch could not be read back, because checkpoints are rarer than evaluations.
     """
     began = time.time()
+    _check_selection(args)
+    origin = _origin(start.model_name_or_path)
     train, test = data.load("train"), data.load("test")
     val = test if data.selection_split == "test" else data.load("val")
     if data.noise_rate or data.noise_file:
@@ -190,13 +205,16 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     _draw(trainer, test)
     results = {
         "benchmark": data.name,
+        "own_pairs": bool(data.pairs),
         "noise_rate": _noise_share(train),
+        "noise_seed": None if data.noise_file else data.noise_seed,
+        "noise_file": Path(data.noise_file).name if data.noise_file else None,
         "losses": args.loss_weights,
         "best": best,
         "last": last,
-        "selected_on": f"{data.selection_split} {args.metric_for_best_model}",
+        "selected_on": f"{data.selection_split} {args.metric_for_best_model}" if best_step else None,
         "dropped_pairs": {"train": dropped_pairs(train), "test": dropped_pairs(test)},
-        "base_model": _hub_id(start.model_name_or_path),
+        **origin,
         "training": _configuration(start, args),
         "environment": _environment(args.device),
         "seconds": round(time.time() - began, 1),
@@ -207,21 +225,52 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         # Whose figures these are, so that a card never shows them beside other weights.
         results["weights_sha256"] = weights_sha256(args.output_dir)
         trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
-        (Path(args.output_dir) / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    if args.push_to_hub:
+        (Path(args.output_dir) / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    return trainer, results
+
+
+def push(trainer: AMNSTrainer) -> None:
+    """Pushes what `run` left.
+
+    Raises:
+        OSError: it was not pushed; the text says why, and how to push it later.
+    """
+    try:
         trainer.push_to_hub()
-    return results
+    # The client's own errors: of the file system or the Hub, of a lost connection, of an upload that failed.
+    except (OSError, HTTPError, RuntimeError, ValueError) as error:
+        folder, name = trainer.args.output_dir, trainer.hub_model_id
+        raise OSError(
+            f"The run is whole in {folder}, but was not pushed: {error} {error.__cause__ or ''} "
+            f"Push it with: python scripts/push_to_hub.py {folder} {name}"
+        ) from error
 
 
-def _hub_id(start: str | None) -> str | None:
-    """The start if it is an id of the Hub; a path of this machine is nobody else's business."""
-    return None if start is None or Path(start).exists() else start
+def _check_selection(args: AMNSTrainingArguments) -> None:
+    evaluates, saves = str(args.eval_strategy.value), str(args.save_strategy.value)
+    if "no" in (evaluates, saves) or saves == "best":
+        return
+    if evaluates != saves or (saves == "steps" and args.eval_steps % args.save_steps):
+        raise ValueError(
+            "The best epoch is read back from its checkpoint, so each evaluation needs one: eval_strategy is "
+            f"{evaluates}, save_strategy {saves}. Make them and their steps equal, or pass --save_strategy best, or "
+            "--save_strategy no to report the last epoch."
+        )
+
+
+def _origin(start: str | None) -> dict[str, str | None]:
+    """Where the weights came from; a path of this machine is nobody else's business."""
+    if start is None:
+        return {"start": FROM_SCRATCH, "base_model": None}
+    if Path(start).exists():
+        return {"start": "a checkpoint on disk, its name not stated", "base_model": None}
+    return {"start": start, "base_model": start}
 
 
 def _configuration(start: ModelArguments, args: AMNSTrainingArguments) -> dict:
     """What was trained with; the losses stand in the report by themselves."""
     own = {option.name for option in fields(args)} - {option.name for option in fields(TrainingArguments)}
-    names = [*REPORTED, *sorted(own - {"loss_weights"})]
+    names = [*REPORTED, *sorted(own - {"loss_weights", "hub_license"})]
     adapters = {option.name: getattr(start, option.name) for option in fields(AdapterArguments) if start.use_peft}
     return {name: getattr(args, name) for name in names} | adapters | {"world_size": args.world_size}
 
@@ -297,6 +346,7 @@ __all__ = [
     "figures_table",
     "parse_arguments",
     "peak_memory_mb",
+    "push",
     "read_recipe",
     "run",
 ]

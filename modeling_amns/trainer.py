@@ -19,10 +19,10 @@ from .data.transforms import augment_images
 from .ema import ImageTeacher
 from .evaluation import evaluate_retrieval
 from .gradient_cache import cached_backward
-from .hub import PushesCheckpoints
 from .losses import MATCHING_LOSSES, identity_loss, matching_loss
 from .masking import patch_scores, select_patches
 from .modeling_amns import AMNSForPersonRetrieval, AMNSPersonRetrievalOutput
+from .pushes import PushesCheckpoints, refuse_unfit_pushes
 from .training_args import AMNSTrainingArguments
 
 TEACHER_FILE = "teacher.safetensors"
@@ -90,6 +90,7 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
         _check_columns("train_dataset", train_dataset, ("image", "caption", "person_id"))
         self.person_ids = train_dataset["person_id"][:] if isinstance(train_dataset, datasets.Dataset) else None
         self._check_identities(model, args)
+        refuse_unfit_pushes(model, args)
         preparer = PairPreparer(processing_class, args.augmentation(), args.data_seed or args.seed)
         if isinstance(train_dataset, datasets.Dataset):
             train_dataset = TrainingPairs(train_dataset, preparer)
@@ -111,7 +112,6 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
             **kwargs,
         )
         self._refuse_sharded_parameters()
-        self.refuse_unfit_pushes()
         self.model_accepts_loss_kwargs = False
         self.teacher = None
         if args.keep_ratio < 1:

@@ -13,7 +13,7 @@ LOSS_NAMES = (*MATCHING_LOSSES, "identity")
 
 @dataclass
 class AMNSTrainingArguments(TrainingArguments):
-    """`TrainingArguments` plus losses, mask, teacher, sampling, augmentation and learning rates of AMNS.
+    """`TrainingArguments` plus losses, mask, teacher, sampling, augmentation, learning rates and card of AMNS.
 
     Defaults that differ from `TrainingArguments`: evaluation and saving once an epoch,
     `metric_for_best_model="rank1"`, `dataloader_drop_last=True` (a contrastive loss depends on its batch size),
@@ -72,6 +72,11 @@ class AMNSTrainingArguments(TrainingArguments):
     )
     bias_lr_multiplier: float = field(
         default=2.0, metadata={"help": "Learning rate of biases, times; biases and norms have no weight decay."}
+    )
+
+    # Pushing
+    hub_license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights in the card, as the Hub names it, e.g. cc-by-nc-4.0."}
     )
 
     # Changed defaults

@@ -23,18 +23,25 @@ def main() -> int:
     parser.add_argument("repo_id", help="ORG/NAME")
     parser.add_argument("--private", action="store_true", default=None, help="a new repository is private")
     parser.add_argument("--revision", help="branch, default main")
-    parser.add_argument("--license", default="apache-2.0", help="licence of the weights")
+    parser.add_argument(
+        "--license",
+        help="licence of the weights as the Hub names it; default: apache-2.0 for a run from scratch on "
+        "synthetic-pedes, else not stated",
+    )
+    parser.add_argument("--license-name", help="its name, with --license other")
+    parser.add_argument("--license-link", help="where it stands, with --license other")
     parser.add_argument(
         "--pictures", action="store_true", default=None, help="send pictures that show images of a real benchmark too"
     )
     parser.add_argument("--dry-run", action="store_true", help="list the files and print the card, send nothing")
     options = parser.parse_args()
+    card = {name: getattr(options, name) for name in ("license", "license_name", "license_link", "pictures")}
     # Bars of the upload stay; those of loading a small file say nothing.
     logging.disable_progress_bar()
     try:
         if options.dry_run:
             with tempfile.TemporaryDirectory() as folder:
-                stage_checkpoint(options.checkpoint, options.repo_id, folder, options.license, options.pictures)
+                stage_checkpoint(options.checkpoint, options.repo_id, folder, **card)
                 for file in sorted(Path(folder).iterdir()):
                     print(f"{file.stat().st_size:>12,}  {file.name}")
                 print("\n" + (Path(folder) / "README.md").read_text(encoding="utf-8"))
@@ -44,8 +51,7 @@ def main() -> int:
             options.repo_id,
             private=options.private,
             revision=options.revision,
-            license=options.license,
-            pictures=options.pictures,
+            **card,
         )
         print(f"Pushed: {commit.repo_url}")
     # The client's own error of an upload that failed is a RuntimeError.

@@ -11,9 +11,10 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from accelerate import PartialState
+from huggingface_hub.errors import HTTPError
 from transformers.utils import logging
 
-from modeling_amns.recipe import figures_table, parse_arguments, run
+from modeling_amns.recipe import figures_table, parse_arguments, push, run
 
 
 def main() -> int:
@@ -21,21 +22,27 @@ def main() -> int:
     logging.set_verbosity_warning()
     try:
         data, start, args = parse_arguments()
-        results = run(data, start, args)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        trainer, results = run(data, start, args)
+        if PartialState().is_main_process:
+            print_report(results, args.output_dir)
+        if args.push_to_hub:
+            push(trainer)
+    except (ValueError, OSError, ImportError, HTTPError) as error:
+        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    if PartialState().is_main_process:
-        noise = f", {results['noise_rate']:.0%} of the captions shuffled" if results["noise_rate"] else ""
-        print(f"\n{results['benchmark']}, test split{noise}; best epoch selected on {results['selected_on']}\n")
-        rows = {f"{name}, epoch {results[name]['epoch']:g}": results[name] for name in ("best", "last")}
-        print(figures_table(rows))
-        print(
-            f"\n{results['seconds']:.0f} s, {results['peak_memory_mb']} MiB. Model and results.json: {args.output_dir}"
-        )
     # Threads of a group that is left to the end of the interpreter can abort it.
     PartialState().destroy_process_group()
     return 0
+
+
+def print_report(results: dict, folder: str) -> None:
+    """The figures of the best and the last epoch as a table."""
+    noise = f", {results['noise_rate']:.0%} of the captions shuffled" if results["noise_rate"] else ""
+    selected = f"best epoch selected on {results['selected_on']}" if results["selected_on"] else "no epoch selected"
+    print(f"\n{results['benchmark']}, test split{noise}; {selected}\n")
+    rows = {f"{name}, epoch {results[name]['epoch']:g}": results[name] for name in ("best", "last")}
+    print(figures_table(rows))
+    print(f"\n{results['seconds']:.0f} s, {results['peak_memory_mb']} MiB. Model and results.json: {folder}")
 
 
 if __name__ == "__main__":

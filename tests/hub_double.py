@@ -3,10 +3,11 @@
 It holds files by content in memory and writes every request to a log, so that tests can say what travelled. Spoken:
 `whoami`, `repos/create`, `branch`, `validate-yaml`, `preupload`, `commit` (ndjson), Xet transfers both ways (the store
 is `xet_double.py`), for clients without hf-xet LFS batch with basic transfer, repository info, tree listing, and
-`resolve` with ETag and commit headers.
+`resolve` with ETag and commit headers, which sends those who want a large file on to its store.
 
 Where it is stricter than a stub: a card whose metadata the Hub would refuse is refused, a branch or folder that is not
-there is a 404, a commit onto an old parent is a 412, large contents are checked against their sha256.
+there is a 404, a repository that is not there a 401 to those who have no token, a commit onto an old parent a 412;
+large contents are checked against their sha256.
 """
 
 import base64
@@ -19,10 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from card_rules import card_errors
-from xet_double import COMMIT_PATH, XetStore
+from xet_double import XetRoutes, XetStore
 
 TOKEN = "hf_double"
-XET_TOKEN = "xet_double"
 # Files of these kinds travel by Xet or LFS, as on the Hub; others are part of the commit.
 LFS_SUFFIXES = (".safetensors", ".bin", ".png", ".parquet")
 _API = re.compile(r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/(.*))?$")
@@ -54,6 +54,7 @@ class HubDouble:
         log: (method, path) of every request.
         uploads: names of LFS contents (sha256) and xorbs (hash) that were sent, in order.
         committed: the paths that each commit changed, in order.
+        first_upload_takes: seconds before the first upload of a large file is answered.
         fail_uploads: so many uploads of large files from now on are refused.
         hold_uploads: one upload of a large file is let in, later ones (by Xet: what makes files of it) wait for ever:
             the moment to kill a client in.
@@ -67,6 +68,7 @@ class HubDouble:
         self.log: list[tuple[str, str]] = []
         self.uploads: list[str] = []
         self.committed: list[list[str]] = []
+        self.first_upload_takes = 0.0
         self.fail_uploads = 0
         self.hold_uploads = False
         self.let_in = 0
@@ -97,7 +99,7 @@ class HubDouble:
         return self.objects[oid] if oid in self.objects else self.blobs[oid]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(XetRoutes, BaseHTTPRequestHandler):
     hub: HubDouble
     protocol_version = "HTTP/1.1"
 
@@ -118,35 +120,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: str) -> None:
         url = urlsplit(self.path)
-        path = unquote(url.path)
+        # A revision with a slash comes quoted and must not be cut there.
+        quoted, path = url.path, unquote(url.path)
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         length = self.headers.get("Content-Length")
         body = self.rfile.read(int(length)) if length else self._chunks()
         self.hub.log.append((method, path))
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if method == "PUT" and path.startswith("/lfs/"):
-            return self._put(path.removeprefix("/lfs/"), body)
+        if path.startswith("/lfs/"):
+            oid = path.removeprefix("/lfs/")
+            return self._put(oid, body) if method == "PUT" else self.send_range(self.hub.objects[oid])
         if path.startswith(("/v1/", "/v2/", "/xorbs/")):
-            return self._xet(method, path, body, token)
+            return self.xet(method, path, body, token)
         if token and token != TOKEN:
-            return self._send(401, {"error": "Invalid credentials in Authorization header"}, "InvalidToken")
+            return self.send(401, {"error": "Invalid credentials in Authorization header"}, "InvalidToken")
         if path == "/api/whoami-v2":
-            return self._send(200, {"name": "org", "type": "user", "orgs": [], "auth": {"type": "access_token"}})
+            return self.send(200, {"name": "org", "type": "user", "orgs": [], "auth": {"type": "access_token"}})
         if path == "/api/validate-yaml":
             card = json.loads(body)
             errors = [{"message": error} for error in card_errors(card["content"], card["repoType"])]
-            return self._send(400 if errors else 200, {"errors": errors, "warnings": []})
+            return self.send(400 if errors else 200, {"errors": errors, "warnings": []})
         if path == "/api/repos/create":
             return self._create(json.loads(body), token)
         if match := _LFS_BATCH.match(path):
             return self._batch(json.loads(body))
-        if match := _API.match(path):
+        if match := _API.match(quoted):
             kind, repo_id, rest = match.groups()
             return self._api(method, kind, repo_id, rest or "", body, token)
-        if match := _RESOLVE.match(path):
+        if match := _RESOLVE.match(quoted):
             kind, repo_id, revision, file = match.groups()
-            return self._resolve(method, kind or "models", repo_id, revision, file, token)
-        return self._send(404, {"error": f"no such page {path}"})
+            return self._resolve(kind or "models", repo_id, unquote(revision), unquote(file), token)
+        return self.send(404, {"error": f"no such page {path}"})
 
     def _chunks(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -160,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, wanted: dict, token: str) -> None:
         if not token:
-            return self._send(401, {"error": "Invalid username or password."})
+            return self.send(401, {"error": "Invalid username or password."})
         kind = wanted.get("type", "model") + "s"
         repo_id = f"{wanted.get('organization') or 'org'}/{wanted['name']}"
         known = (kind, repo_id) in self.hub.repos
@@ -169,22 +173,22 @@ class _Handler(BaseHTTPRequestHandler):
         )
         prefix = "" if kind == "models" else f"{kind}/"
         answer = {"url": f"{self.hub.url}/{prefix}{repo_id}", "name": repo_id, "id": "1"}
-        self._send(409 if known else 200, {**answer, "error": "You already created this repo"} if known else answer)
+        self.send(409 if known else 200, {**answer, "error": "You already created this repo"} if known else answer)
 
     def _api(self, method: str, kind: str, repo_id: str, rest: str, body: bytes, token: str) -> None:
         repo = self.hub.repos.get((kind, repo_id))
         if repo is None or (repo.private and not token):
-            return self._send(404, {"error": "Repository not found"}, "RepoNotFound")
+            return self._not_found(token)
         action, _, argument = rest.partition("/")
-        revision, _, folder = argument.partition("/")
+        revision, folder = map(unquote, argument.partition("/")[::2])
         if action == "branch":
-            return self._branch(repo, argument, json.loads(body), token)
+            return self._branch(repo, unquote(argument), json.loads(body), token)
         commit = repo.at(revision or "main")
         if commit is None:
-            return self._send(404, {"error": f"Invalid rev id: {revision}"}, "RevisionNotFound")
+            return self.send(404, {"error": f"Invalid rev id: {revision}"}, "RevisionNotFound")
         oid, tree = commit
         if action in ("xet-read-token", "xet-write-token"):
-            return self._xet_token(action, token)
+            return self.xet_token(action, token)
         if action == "preupload":
             files = [
                 {
@@ -195,30 +199,30 @@ class _Handler(BaseHTTPRequestHandler):
                 }
                 for file in json.loads(body)["files"]
             ]
-            return self._send(200, {"files": files, "commitOid": oid})
+            return self.send(200, {"files": files, "commitOid": oid})
         if action == "commit":
             return self._commit(repo, repo_id, revision, body, token)
         if action == "tree":
             return self._tree(tree, folder.strip("/"))
         if action == "paths-info":
             paths = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
-            return self._send(200, [self._entry(path, tree[path]) for path in paths if path in tree])
+            return self.send(200, [self._entry(path, tree[path]) for path in paths if path in tree])
         siblings = [{"rfilename": path} for path in sorted(tree)]
-        self._send(200, {"id": repo_id, "modelId": repo_id, "sha": oid, "private": repo.private, "siblings": siblings})
+        self.send(200, {"id": repo_id, "modelId": repo_id, "sha": oid, "private": repo.private, "siblings": siblings})
 
     def _branch(self, repo: Repo, name: str, wanted: dict, token: str) -> None:
         if not token:
-            return self._send(401, {"error": "Invalid username or password."})
+            return self.send(401, {"error": "Invalid username or password."})
         if name in repo.branches:
-            return self._send(409, {"error": f"Reference already exists: {name}"})
+            return self.send(409, {"error": f"Reference already exists: {name}"})
         repo.branches[name] = repo.at(wanted.get("startingPoint") or "main")[0]
-        self._send(200, {})
+        self.send(200, {})
 
     def _tree(self, tree: dict[str, str], folder: str) -> None:
         prefix = f"{folder}/" if folder else ""
         inside = {path: oid for path, oid in sorted(tree.items()) if path.startswith(prefix)}
         if folder and not inside:
-            return self._send(404, {"error": f"{folder} does not exist"}, "EntryNotFound")
+            return self.send(404, {"error": f"{folder} does not exist"}, "EntryNotFound")
         deep = self.query.get("recursive", "false").lower() in ("true", "1")
         entries = {}
         for path, oid in inside.items():
@@ -229,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
                     entries[name] = {"type": "directory", "path": name, "oid": _sha1(name.encode()), "size": 0}
             if deep or len(steps) == 1:
                 entries[path] = self._entry(path, oid)
-        self._send(200, list(entries.values()))
+        self.send(200, list(entries.values()))
 
     def _entry(self, path: str, oid: str) -> dict:
         entry = {"type": "file", "path": path, "oid": oid, "size": len(self.hub.content(oid))}
@@ -239,16 +243,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, repo: Repo, repo_id: str, branch: str, body: bytes, token: str) -> None:
         if not token:
-            return self._send(401, {"error": "Invalid username or password."})
+            return self.send(401, {"error": "Invalid username or password."})
         if branch not in repo.branches:
-            return self._send(404, {"error": f"Invalid rev id: {branch}"}, "RevisionNotFound")
+            return self.send(404, {"error": f"Invalid rev id: {branch}"}, "RevisionNotFound")
         head, tree = repo.at(branch)
         tree, changed = dict(tree), []
         for line in body.splitlines():
             item = json.loads(line)
             value = item["value"]
             if item["key"] == "header" and value.get("parentCommit") not in (None, head):
-                return self._send(412, {"error": "A commit has happened since"})
+                return self.send(412, {"error": "A commit has happened since"})
             if item["key"] == "file":
                 content = base64.b64decode(value["content"])
                 oid = _sha1(b"blob %d\0" % len(content) + content)
@@ -256,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
                 tree[value["path"]] = oid
             elif item["key"] == "lfsFile":
                 if value["oid"] not in self.hub.objects:
-                    return self._send(400, {"error": f"LFS object {value['oid']} was never uploaded"})
+                    return self.send(400, {"error": f"LFS object {value['oid']} was never uploaded"})
                 tree[value["path"]] = value["oid"]
             elif item["key"] == "deletedFile":
                 del tree[value["path"]]
@@ -267,7 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo.branches[branch] = oid
         self.hub.committed.append(sorted(changed))
         answer = {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.url}/{repo_id}/commit/{oid}"}
-        self._send(200, answer)
+        self.send(200, answer)
 
     def _batch(self, wanted: dict) -> None:
         objects = []
@@ -275,102 +279,72 @@ class _Handler(BaseHTTPRequestHandler):
             known = item["oid"] in self.hub.objects
             actions = {} if known else {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}}
             objects.append({**item, "authenticated": True, **actions})
-        self._send(200, {"transfer": "basic", "objects": objects})
+        self.send(200, {"transfer": "basic", "objects": objects})
 
-    def _let_in(self) -> bool:
+    def let_through(self) -> bool:
         """Whether an upload may go on; if not, it has been answered."""
         with self.hub.lock:
             held = self.hub.hold_uploads and self.hub.let_in > 0
+            first = self.hub.let_in == 0
             self.hub.let_in += 1
             refused = self.hub.fail_uploads > 0
             self.hub.fail_uploads -= refused
+        if first:
+            time.sleep(self.hub.first_upload_takes)
         if held:
             self.hub.holding.set()
             # Until the client is gone; then its connection reads as ended.
             self.connection.recv(1)
         elif refused:
-            self._send(403, {"error": "upload refused"})
+            self.send(403, {"error": "upload refused"})
         return not (held or refused)
 
     def _put(self, oid: str, body: bytes) -> None:
-        if not self._let_in():
+        if not self.let_through():
             return None
         if hashlib.sha256(body).hexdigest() != oid:
-            return self._send(400, {"error": "content does not match its sha256"})
+            return self.send(400, {"error": "content does not match its sha256"})
         self.hub.objects[oid] = body
         self.hub.uploads.append(oid)
-        self._send(200, {})
+        self.send(200, {})
 
-    def _put_xorb(self, name: str, body: bytes) -> None:
-        if not self._let_in():
-            return None
-        known = name in self.hub.xet.xorbs
-        self.hub.xet.xorbs[name] = body
-        self.hub.uploads.append(name)
-        self._send(200, {"was_inserted": not known})
+    def _not_found(self, token: str) -> None:
+        """Who has no token learns less: not whether there is such a repository."""
+        answer = (404, "Repository not found") if token else (401, "Invalid username or password.")
+        self.send(answer[0], {"error": answer[1]}, "RepoNotFound")
 
-    def _xet_token(self, action: str, token: str) -> None:
-        if action == "xet-write-token" and not token:
-            return self._send(401, {"error": "Invalid username or password."})
-        expires = int(time.time()) + 3600
-        headers = {"X-Xet-Cas-Url": self.hub.url, "X-Xet-Access-Token": XET_TOKEN, "X-Xet-Token-Expiration": expires}
-        answer = {"casUrl": self.hub.url, "accessToken": XET_TOKEN, "exp": expires}
-        self._send(200, answer, None, headers)
+    def send_range(self, content: bytes) -> None:
+        """A large file or the part of it that is asked for."""
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted:
+            return self.send(200, content)
+        first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
+        headers = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+        return self.send(206, content[first : last + 1], None, headers)
 
-    def _xet(self, method: str, path: str, body: bytes, token: str) -> None:
-        name, xet = path.rsplit("/", 1)[-1], self.hub.xet
-        # Whoever was told the address of a xorb may read or write it, as at the stores behind the Hub.
-        if method == "PUT" and path.startswith("/xorbs/"):
-            return self._put_xorb(name, body)
-        if method == "GET" and path.startswith("/xorbs/"):
-            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-            size = len(xet.xorbs[name])
-            return self._send(
-                206, xet.xorbs[name][first : last + 1], None, {"Content-Range": f"bytes {first}-{last}/{size}"}
-            )
-        if token != XET_TOKEN:
-            return self._send(401, {"error": "no token of this store"})
-        if method == "GET" and path.startswith("/v1/reconstructions/") and name in xet.terms:
-            return self._send(200, xet.reconstruction(name, self.hub.url))
-        if method == "POST" and path.startswith("/v1/xorb-grants/default/"):
-            # For a xorb that is there nothing is granted, so that the client does not send it again.
-            grant = {"id": name, "method": "PUT", "url": f"{self.hub.url}/xorbs/{name}", "headers": {}}
-            return self._send(200 if name in xet.xorbs else 201, grant)
-        if method == "POST" and path.startswith("/v1/xorb-commits/default/") and name in xet.xorbs:
-            return self._send(200, {})
-        if method == "POST" and path.startswith("/v1/xorbs/default/"):
-            return self._put_xorb(name, body)
-        if method == "POST" and path == COMMIT_PATH:
-            if self.hub.hold_uploads and not self._let_in():
-                return None
-            try:
-                self.hub.objects |= xet.add_shard(body)
-            except ValueError as error:
-                return self._send(400, {"error": str(error)})
-            return self._send(200, {"result": 1})
-        # Chunks that others stored already, and what this store lacks.
-        return self._send(404, {"error": f"there is no {path}"})
-
-    def _resolve(self, method: str, kind: str, repo_id: str, revision: str, file: str, token: str) -> None:
+    def _resolve(self, kind: str, repo_id: str, revision: str, file: str, token: str) -> None:
         repo = self.hub.repos.get((kind, repo_id))
         if repo is None or (repo.private and not token):
-            return self._send(404, {"error": "Repository not found"}, "RepoNotFound")
+            return self._not_found(token)
         commit = repo.at(revision)
         if commit is None:
-            return self._send(404, {"error": f"Invalid rev id: {revision}"}, "RevisionNotFound")
+            return self.send(404, {"error": f"Invalid rev id: {revision}"}, "RevisionNotFound")
         if file not in commit[1]:
-            return self._send(404, {"error": "Entry not found"}, "EntryNotFound", {"X-Repo-Commit": commit[0]})
+            return self.send(404, {"error": "Entry not found"}, "EntryNotFound", {"X-Repo-Commit": commit[0]})
         oid = commit[1][file]
         content = self.hub.content(oid)
-        headers = {"ETag": f'"{oid}"', "X-Repo-Commit": commit[0], "Accept-Ranges": "bytes"}
-        if oid in self.hub.objects:
-            headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content))}
+        headers = {"ETag": f'"{oid}"', "X-Repo-Commit": commit[0]}
+        if oid not in self.hub.objects:
+            return self.send(200, content, None, headers)
+        headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": len(content)}
+        # Another host than the Hub's, as its stores are.
+        headers["Location"] = f"http://localhost:{self.hub.server.server_port}/lfs/{oid}"
         if oid in self.hub.xet.hash_of:
             read = f"{self.hub.url}/api/{kind}/{repo_id}/xet-read-token/{commit[0]}"
             headers |= {"X-Xet-Hash": self.hub.xet.hash_of[oid], "Link": f'<{read}>; rel="xet-auth"'}
-        self._send(200, content, None, headers)
+        self.send(302, b"", None, headers)
 
-    def _send(self, status: int, answer, error: str | None = None, headers: dict[str, object] | None = None) -> None:
+    def send(self, status: int, answer, error: str | None = None, headers: dict[str, object] | None = None) -> None:
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -68,6 +68,7 @@ def folder(tmp_path_factory):
     (folder / "imgs" / "a").mkdir(parents=True)
     for number in range(4):
         Image.new("RGB", (4, 8)).save(folder / "imgs" / "a" / f"{number}.png")
+    (folder / "synthetic.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
         datasets.disable_progress_bars()

@@ -56,6 +56,7 @@ def small(tmp_path):
         captions = [f"person {number}", f"somebody like {number}"]
         records.append({"id": number + 5, "file_path": f"a/{number}.png", "captions": captions, "split": "train"})
     write(folder, records)
+    write(folder, {}, "synthetic.json")
     return folder, records
 
 
@@ -389,3 +390,12 @@ def test_unknown_names_list_the_known_ones(tmp_path):
         load_benchmark("cuhk-pedes", tmp_path, "all")
     with pytest.raises(ValueError, match='on_missing is \'skip\'; expected "error" or "drop"'):
         load_benchmark("cuhk-pedes", tmp_path, "train", on_missing="skip")
+
+
+def test_cuhk_pedes_is_not_taken_for_the_synthetic_benchmark(small):
+    """Both have a reid_raw.json of one form; the real one must not train or be pushed under the other's name."""
+    folder, _ = small
+    (folder / "synthetic.json").unlink()
+    with pytest.raises(FileNotFoundError, match="holds reid_raw.json and no synthetic.json, so it may be another"):
+        load_benchmark("synthetic-pedes", folder, "train")
+    assert len(quietly("cuhk-pedes", folder, "train")) == 6

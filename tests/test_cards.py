@@ -14,7 +14,6 @@ from huggingface_hub import DatasetCard, ModelCard, constants, repocard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from modeling_amns.cards import TEMPLATES, dataset_card, model_card, weights_sha256
-from modeling_amns.training_args import LOSS_NAMES
 
 FIGURES = {"rank1": 41.37, "rank5": 70.11, "rank10": 80.22, "mAP": 40.43, "mINP": 27.54}
 RUN = {
@@ -25,6 +24,7 @@ RUN = {
     "last": {"epoch": 5.0, **{name: value - 1 for name, value in FIGURES.items()}},
     "selected_on": "test rank1",
     "dropped_pairs": {"train": 7, "test": 0},
+    "start": "org/start",
     "base_model": "org/start",
     "training": {"seed": 42, "learning_rate": 1e-5},
     "environment": {"torch": "2.13.0"},
@@ -97,12 +97,17 @@ def test_a_figure_that_is_no_number_is_written_as_not_measured(tmp_path, lost):
     assert {result.metric_type for result in results} == set(FIGURES) - {"mAP"}
 
 
-def test_figures_of_other_weights_are_left_out(tmp_path, caplog):
-    (tmp_path / "model.safetensors").write_bytes(b"the run's")
+@pytest.mark.parametrize("names", [["model.safetensors"], ["model-00001-of-00002.safetensors", "model-2.safetensors"]])
+def test_figures_evaluations_and_pictures_of_other_weights_are_left_out(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"the run's")
     run = RUN | {"weights_sha256": weights_sha256(tmp_path)}
-    assert "41.37" in str(written(tmp_path, run))
-    (tmp_path / "model.safetensors").write_bytes(b"of a later run")
-    assert "41.37" not in str(written(tmp_path, run))
+    state = {"log_history": [{"epoch": 1.0, "step": 17, **EVALUATED}]}
+    shown = str(written(tmp_path, run, trainer_state=state))
+    assert "41.37" in shown and "13.57" in shown and "ranking.png" in shown
+    (tmp_path / names[-1]).write_bytes(b"of a later run")
+    shown = str(written(tmp_path, run, trainer_state=state))
+    assert "41.37" not in shown and "13.57" not in shown and "ranking.png" not in shown
 
 
 def test_evaluations_while_training_are_shown_in_their_order(tmp_path):
@@ -114,19 +119,88 @@ def test_evaluations_while_training_are_shown_in_their_order(tmp_path):
     assert "88.88" not in card.text
 
 
-def test_the_card_names_the_model_and_cites_the_losses_of_the_run(tmp_path):
+def test_the_card_names_the_model_and_cites_the_peers_whose_losses_are_offered(tmp_path):
     card = written(tmp_path, RUN | {"losses": {"itc": 1.0}}, config=tiny_config().to_dict())
     assert "image size (height, width): `[64, 32]`" in card.text and "embedding: `16`" in card.text
-    assert "2409.06385" in card.text and "2103.00020" in card.text and "2303.12501" not in card.text
-    every = written(tmp_path, RUN | {"losses": dict.fromkeys(LOSS_NAMES, 1.0)}).text
-    for source in ("IRRA, arXiv:2303.12501", "RDE", "CLIP, arXiv:2103.00020", "arXiv:1711.05535"):
-        assert source in every.split("## Citation")[1]
-    assert "own reading" in every and "own reading" not in card.text
+    cited = card.text.split("## Citation")[1]
+    for source in ("2409.06385", "IRRA, arXiv:2303.12501", "RDE", "CLIP, arXiv:2103.00020", "arXiv:1711.05535"):
+        assert source in cited
+    assert "own reading" not in card.text
+    assert "own reading" in written(tmp_path, RUN | {"losses": {"waf": 1.0}}).text
+
+
+def test_the_card_says_what_the_model_is_for_what_it_is_not_and_how_it_came_about(tmp_path):
+    card = written(tmp_path, RUN)
+    assert card.data.pipeline_tag == "zero-shot-image-classification" and card.data.language == "en"
+    assert {"person-retrieval", "text-to-image-retrieval", "amns"} == set(card.data.tags)
+    assert "a human who checks each result" in part(card, "Intended use", "Limits, bias and risks")
+    risks = part(card, "Limits, bias and risks", "Licence")
+    for word in ("surveillance", "legal basis", "no evidence of identity", "between groups of people"):
+        assert word in risks
+    assert '- torch: `"2.13.0"`' in part(card, "Environment", "Pictures")
+    assert "- seed: `42`" in part(card, "Training", "Environment") and "Start: org/start." in card.text
+    assert "Weights: not stated." in card.text and card.data.license is None
+
+
+def test_a_card_without_a_selected_epoch_does_not_speak_of_the_best(tmp_path):
+    card = written(tmp_path, RUN | {"selected_on": None})
+    assert "those of the last epoch; no other was selected" in card.text and "selected on" not in card.text
+
+
+GENERATED = {"benchmark": "synthetic-pedes", "start": "from scratch"}
+
+
+@pytest.mark.parametrize(
+    "run, options, wanted",
+    [
+        (GENERATED, {}, "apache-2.0"),
+        (GENERATED | {"start": "org/start"}, {}, None),
+        (GENERATED | {"own_pairs": True}, {}, None),
+        (RUN, {"license": "mit"}, "mit"),
+        (RUN, {"license": "other", "license_name": "mine", "license_link": "LICENSE"}, "other"),
+    ],
+)
+def test_a_licence_is_stated_only_where_it_is_known(tmp_path, run, options, wanted):
+    (tmp_path / "results.json").write_text(json.dumps(run))
+    card = model_card(tmp_path, "org/name", **options)
+    assert card.data.license == wanted and not card_errors(str(card), "model")
+    assert f"Weights: {options.get('license_name') or wanted or 'not stated'}." in card.text
+
+
+@pytest.mark.parametrize(
+    "run, ids, generated",
+    [
+        (RUN, ["icfg-pedes"], False),
+        (GENERATED, ["synthetic-pedes"], True),
+        # Own files may be called as a benchmark is, and hold photographs.
+        ({"benchmark": "rstpreid", "own_pairs": True}, None, False),
+        ({"benchmark": "synthetic-pedes", "own_pairs": True}, None, False),
+        ({"benchmark": "synthetic_and_real.csv", "own_pairs": True}, None, False),
+        ({"benchmark": "org/pairs", "own_pairs": True}, ["org/pairs"], False),
+    ],
+)
+def test_own_pairs_are_not_taken_for_a_benchmark_by_their_name(tmp_path, run, ids, generated):
+    card = written(tmp_path, run)
+    assert card.data.to_dict().get("datasets") == ids
+    assert ("Trained on generated images" in card.text) == generated
+
+
+def test_the_card_says_how_captions_were_made_wrong(tmp_path):
+    assert "50.0% (seed 7)" in written(tmp_path, RUN | {"noise_seed": 7}).text
+    assert "50.0% (index file a.npy)" in written(tmp_path, RUN | {"noise_seed": None, "noise_file": "a.npy"}).text
 
 
 def test_pictures_have_a_section_only_if_there_are_some(tmp_path):
-    assert "## Pictures" in model_card(tmp_path, "org/name", pictures=["a.png"]).text
+    assert "## Pictures" in written(tmp_path, RUN).text
     assert "## Pictures" not in model_card(tmp_path, "org/name").text
+
+
+@pytest.mark.parametrize(
+    "field, value", [("benchmark", 3), ("best", [1]), ("losses", "bsdm"), ("training", 1), ("environment", ["x"])]
+)
+def test_a_field_of_the_wrong_kind_is_an_error_that_names_it(tmp_path, field, value):
+    with pytest.raises(ValueError, match=f"results.json: {field} must be a JSON .*, found"):
+        written(tmp_path, RUN | {field: value})
 
 
 @pytest.mark.parametrize(
@@ -159,8 +233,8 @@ def test_the_clients_own_validation_takes_every_card(tmp_path, monkeypatch):
 # FACTS: published counts of persons, images and captions, by split.
 COUNTS = {
     "cuhk-pedes": ["11,003", "34,054", "68,126", "1,000", "3,078", "6,158", "3,074", "6,156"],
-    "icfg-pedes": ["3,102", "34,674", "1,000"],
-    "rstpreid": ["3,701", "37,010", "200"],
+    "icfg-pedes": ["3,102", "34,674", "1,000", "19,848"],
+    "rstpreid": ["3,701", "18,505", "37,010", "200", "1,000", "2,000"],
 }
 FILE = {"cuhk-pedes": "reid_raw.json", "icfg-pedes": "ICFG-PEDES.json", "rstpreid": "data_captions.json"}
 
@@ -172,6 +246,7 @@ def test_the_card_of_a_licensed_benchmark_says_what_it_is_and_holds_none_of_it(n
     assert "holds no images" in card.text and "How to get it" in card.text and FILE[name] in card.text
     table = part(card, "Counts", "Layout that `modeling_amns` reads")
     assert all(f"| {count} " in table for count in COUNTS[name])
+    assert "real people who did not agree" in card.text.split("## Risks")[1]
     assert not card_errors(str(card), "dataset")
     assert not [file for file in TEMPLATES[0].iterdir() if file.suffix != ".md"]
 

@@ -25,6 +25,7 @@ def benchmark(tmp_path):
         captions = [f"person {number}", f"{number} again"]
         records.append({"id": number, "file_path": f"a/{number}.png", "captions": captions, "split": split})
     write(folder, records)
+    (folder / "synthetic.json").write_text("{}")
     return folder, records
 
 

@@ -12,14 +12,16 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import tiny_retrieval_model
-from hub_double import HubDouble, Repo
+from hub_double import TOKEN, HubDouble, Repo
 from hub_programs import BARE, BY_LFS, PULL, ROOT, run, start
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers.trainer_utils import HubStrategy
 
 from modeling_amns import AMNSModel, make_synthetic_benchmark
 from modeling_amns.cards import weights_sha256
 from modeling_amns.hub import push_metric, stage_checkpoint
+from modeling_amns.pushes import refuse_unfit_pushes
 
 SCRIPT = ROOT / "scripts" / "push_to_hub.py"
 CODE = {"configuration_amns.py", "modeling_amns.py", "processing_amns.py", "vision_amns.py"}
@@ -87,6 +89,9 @@ def test_push_and_pull_by_id_with_and_without_the_package_pinned_and_offline(hub
     changed = other_weights(checkpoint, tmp_path / "changed")
     new = features(changed, processor)
     assert not torch.allclose(old[0], new[0], atol=1e-3)
+    # As if there had been weights in two files once, which would win over one.
+    _, tree = hub.repos["models", "org/name"].commits[-1]
+    tree["model-00001-of-00002.safetensors"] = tree["model.safetensors.index.json"] = tree["config.json"]
     assert push(hub, tmp_path, changed).returncode == 0
     # The figures were another model's: neither they nor their files stay beside these weights.
     assert "12.34" not in hub.files("org/name")["README.md"].decode() and set(hub.files("org/name")) == FILES
@@ -118,9 +123,9 @@ def test_a_second_push_sends_only_the_card_that_changed(hub, tmp_path, checkpoin
 
 
 def test_a_push_to_a_branch_leaves_main_alone(hub, tmp_path, checkpoint):
-    done = push(hub, tmp_path, checkpoint, "--revision", "dev")
+    done = push(hub, tmp_path, checkpoint, "--revision", "runs/1")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert set(hub.files("org/name", revision="dev")) >= FILES and not hub.files("org/name")
+    assert set(hub.files("org/name", revision="runs/1")) >= FILES and not hub.files("org/name")
 
 
 @pytest.mark.parametrize("transfer, files", [({}, ["weights"]), (BY_LFS, ["weights", "picture"])], ids=["xet", "lfs"])
@@ -148,8 +153,10 @@ def test_refusals_of_the_hub_are_one_line_each(hub, tmp_path, checkpoint):
     """A token, a card, an upload by Xet and by LFS, the address."""
     assert push(hub, tmp_path, checkpoint, "--private").returncode == 0
     assert hub.repos["models", "org/name"].private
+    hub.repos["models", "org/public"] = Repo(private=False)
     asked = len(hub.log)
     cases = {
+        "org/public is there and public": run(hub, tmp_path, SCRIPT, checkpoint, "org/public", "--private"),
         "There is no Hugging Face token": push(hub, tmp_path, checkpoint, token=None),
         "401": push(hub, tmp_path, checkpoint, token="hf_wrong"),
         '"license" must be one of': push(hub, tmp_path, checkpoint, "--license", "none-such"),
@@ -170,7 +177,7 @@ def test_a_repository_that_is_private_or_not_there_gives_the_clients_own_error(h
     hub.repos["models", "org/private"] = Repo(private=True)
     program = """
 from modeling_amns import AMNSModel
-for name, token in (("org/private", False), ("org/nowhere", None)):
+for name, token in (("org/private", False), ("org/nowhere", None), ("org/private", "hf_wrong")):
     try:
         AMNSModel.from_pretrained(name, token=token)
     except OSError as error:
@@ -179,6 +186,7 @@ for name, token in (("org/private", False), ("org/nowhere", None)):
     done = run(hub, tmp_path, program)
     for name in ("org/private", "org/nowhere"):
         assert f"{name} is not a local folder and is not a valid model" in done.stdout, done.stderr[-2000:]
+    assert done.stdout.count("is not a local folder") == 2 and "401" in done.stdout.split("org/nowhere")[-1]
 
 
 def test_a_dry_run_lists_files_and_card_and_sends_nothing(hub, tmp_path, checkpoint):
@@ -203,9 +211,16 @@ def _without(name):
     return lambda folder: (folder / name).unlink()
 
 
-def _cut(folder):
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:3000])
+def _cut(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:3000])
+
+
+def _set(name, **changes):
+    def change(folder):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | changes))
+
+    return change
 
 
 def _lose_a_weight(folder):
@@ -221,8 +236,12 @@ def _lose_a_weight(folder):
         (_without("config.json"), "lacks config.json"),
         (_without("tokenizer.json"), "lacks tokenizer.json"),
         (_without("model.safetensors"), "lacks model.safetensors"),
-        (_cut, "the weights can't be read"),
+        (_cut("model.safetensors"), "the model can't be read, was it copied in full"),
         (_lose_a_weight, "1 weights are missing, text_projection.weight first"),
+        (_cut("tokenizer.json"), "the processor can't be read"),
+        (_set("config.json", projection_dim=7), "the model can't be read"),
+        (_set("config.json", vision_config={"image_size": "x"}), "the model can't be read"),
+        (_set("results.json", benchmark=3), "benchmark must be a JSON str, found 3"),
         (lambda folder: (folder / "results.json").write_text("[]"), "must hold a JSON object, found list"),
     ],
 )
@@ -282,22 +301,79 @@ def test_training_goes_on_when_a_checkpoint_cannot_be_pushed(hub, tmp_path):
     assert (tmp_path / "output" / "checkpoint-2").is_dir() and set(hub.files("org/name")) == FILES
 
 
+def test_checkpoints_arrive_in_the_order_in_which_they_were_made(hub, tmp_path):
+    hub.first_upload_takes = 8.0
+    done = run(hub, tmp_path, TRAIN, tmp_path, "every_save", **BY_LFS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = load_file(tmp_path / "output" / "checkpoint-4" / "model.safetensors")["amns.visual_projection.weight"]
+    (tmp_path / "there.safetensors").write_bytes(hub.files("org/name")["model.safetensors"])
+    assert torch.equal(load_file(tmp_path / "there.safetensors")["visual_projection.weight"], last)
+    assert len(hub.committed) == 2
+
+
+def test_a_trainer_heeds_the_options_of_a_push(hub, tmp_path):
+    """Token, visibility, branch and name come from the arguments; the call may return before the upload has ended."""
+    hub.first_upload_takes = 3.0
+    options = {"hub_token": TOKEN, "hub_private_repo": True, "hub_revision": "dev", "hub_license": "mit"}
+    program = f"""
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+from training_run import make_trainer
+trainer = make_trainer(Path(sys.argv[1]), push_to_hub=True, hub_model_id=None, max_steps=1, **{options})
+trainer.train()
+trainer.create_model_card(tags="mine", model_name="Mine", language="en")
+card = (Path(sys.argv[1]) / "output" / "README.md").read_text()
+assert "license: mit" in card and "- mine" in card
+upload = trainer.push_to_hub(blocking=False, tags=["mine"], model_name="Mine")
+assert isinstance(upload, Future) and not upload.done()
+print(upload.result().oid)
+"""
+    done = run(hub, tmp_path, program, tmp_path, token=None, **BY_LFS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    repo = hub.repos["models", "org/output"]
+    assert repo.private and done.stdout.split()[-1] == repo.branches["dev"] != repo.branches["main"]
+    card = hub.files("org/output", revision="dev")["README.md"].decode()
+    assert "license: mit" in card and "- mine" in card
+    hub.repos["models", "org/output"] = Repo(private=False)
+    done = run(hub, tmp_path, program, tmp_path, token=None, **BY_LFS)
+    assert done.returncode == 1 and "org/output is there and public" in done.stderr
+
+
+def test_adapters_are_pushed_merged_and_never_as_they_are():
+    class Adapted:
+        merge_and_unload = None
+
+    class Args:
+        push_to_hub, hub_strategy = True, HubStrategy.EVERY_SAVE
+
+    with pytest.raises(ValueError, match="hub_strategy end with use_peft"):
+        refuse_unfit_pushes(Adapted(), Args)
+    Args.hub_strategy = HubStrategy.END
+    refuse_unfit_pushes(Adapted(), Args)
+
+
 def test_strategies_that_would_upload_optimizer_states_are_refused(hub, tmp_path):
     done = run(hub, tmp_path, TRAIN, tmp_path, "checkpoint")
-    assert done.returncode == 1 and not [entry for entry in hub.log if "commit" in entry[1]]
+    assert done.returncode == 1 and not hub.repos
     assert "hub_strategy checkpoint would upload optimizer and teacher" in done.stderr
 
 
+def train(hub, folder, *options, **environment) -> CompletedProcess:
+    """scripts/train.py on a tiny benchmark of 8 persons, pushed to org/name at its end."""
+    if not (folder / "data").exists():
+        sizes = {"train_identities": 8, "val_identities": 3, "test_identities": 3, "images_per_identity": 2}
+        make_synthetic_benchmark(folder / "data", **sizes, image_size=(64, 32), num_workers=1)
+    fixed = ["--data_root", folder / "data", "--output_dir", folder / "out", "--image_size", 64, 32]
+    fixed += ["--per_device_train_batch_size", 8, "--num_train_epochs", 1, "--use_cpu", "true", "--report_to", "none"]
+    fixed += ["--push_to_hub", "true", "--hub_model_id", "org/name", "--hub_strategy", "end"]
+    return run(hub, folder, ROOT / "scripts" / "train.py", *fixed, *options, **environment)
+
+
 def test_a_recipe_pushes_once_with_the_figures_of_its_run(hub, tmp_path):
-    sizes = {"train_identities": 8, "val_identities": 3, "test_identities": 3, "images_per_identity": 2}
-    make_synthetic_benchmark(tmp_path / "data", **sizes, image_size=(64, 32), num_workers=1)
     small = '{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}'
-    options = ["--data_root", tmp_path / "data", "--output_dir", tmp_path / "out", "--image_size", 64, 32]
-    options += ["--vision_config", small, "--text_config", small, "--vocab_size", 600, "--projection_dim", 16]
-    options += ["--per_device_train_batch_size", 8, "--num_train_epochs", 1, "--use_cpu", "true"]
-    options += ["--report_to", "none", "--push_to_hub", "true", "--hub_model_id", "org/name", "--noise_rate", 0.5]
-    options += ["--hub_strategy", "end", "--augment_flip", 0.25]
-    done = run(hub, tmp_path, ROOT / "scripts" / "train.py", *options)
+    options = ["--vision_config", small, "--text_config", small, "--vocab_size", 600, "--projection_dim", 16]
+    done = train(hub, tmp_path, *options, "--noise_rate", 0.5, "--augment_flip", 0.25)
     assert done.returncode == 0, done.stderr[-3000:]
     reports = {"results.json", "ranking.png", "mask.png"}
     assert len(hub.committed) == 1 and set(hub.files("org/name")) == FILES | reports
@@ -308,9 +384,35 @@ def test_a_recipe_pushes_once_with_the_figures_of_its_run(hub, tmp_path):
     card = files["README.md"].decode()
     assert f"| best, epoch 1 | {cells} |" in card and "Evaluations while training" in card
     assert all(f"![{name}](./{name})" in card for name in ("ranking.png", "mask.png"))
-    assert f"shuffled on purpose: {report['noise_rate']:.1%}" in card
+    assert f"shuffled on purpose: {report['noise_rate']:.1%} (seed 0)" in card
     for line in (f'torch: `"{torch.__version__}"`', 'device: `"cpu"`', "augment_flip: `0.25`", "weight_decay: `0.0`"):
         assert f"\n- {line}\n" in card
+    assert "license: apache-2.0" in card and "Start: from scratch." in card
+
+
+def test_the_card_of_a_run_from_a_folder_names_neither_its_path_nor_a_licence(hub, tmp_path, checkpoint):
+    start = shutil.copytree(checkpoint, tmp_path / "start")
+    text = json.loads((start / "config.json").read_text())["text_config"]
+    _set("config.json", text_config={**text, "_name_or_path": str(tmp_path / "text")})(start)
+    done = train(hub, tmp_path, "--model_name_or_path", start, "--eval_strategy", "no")
+    assert done.returncode == 0 and "no epoch selected" in done.stdout, done.stderr[-3000:]
+    files = hub.files("org/name")
+    assert str(tmp_path).encode() not in b"".join(files.values())
+    card = files["README.md"].decode()
+    assert "Start: a checkpoint on disk" in card and "base_model:" not in card and "license:" not in card
+    assert "those of the last epoch; no other was selected" in card
+
+
+def test_a_run_that_cannot_be_pushed_shows_its_figures_and_how_to_push_it_later(hub, tmp_path, checkpoint):
+    hub.fail_uploads = 1000
+    done = train(hub, tmp_path, "--model_name_or_path", checkpoint, **BY_LFS)
+    assert done.returncode == 1 and "| last, epoch 1 |" in done.stdout and "Traceback" not in done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert "upload refused" in error and error.endswith(f"push_to_hub.py {tmp_path / 'out'} org/name")
+    # Without a token nothing begins.
+    done = train(hub, tmp_path, "--model_name_or_path", checkpoint, "--output_dir", tmp_path / "new", token=None)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Invalid username or password" in done.stderr.splitlines()[-1] and not (tmp_path / "new").exists()
 
 
 def test_model_and_processor_push_themselves(hub, tmp_path, checkpoint, processor):
@@ -324,10 +426,28 @@ AMNSProcessor.from_pretrained(sys.argv[1]).push_to_hub("org/name")
     assert done.returncode == 0, done.stderr[-3000:]
     assert set(hub.files("org/name")) == FILES
     assert str(checkpoint.parent).encode() not in b"".join(hub.files("org/name").values())
+    card = hub.files("org/name")["README.md"].decode()
+    assert "surveillance" in card and "not measured" in card and "embedding: `16`" in card
     done = run(hub, tmp_path, BARE + PULL, "code", tmp_path / "out.pt")
     assert done.returncode == 0, done.stderr[-3000:]
     for found, want in zip(torch.load(tmp_path / "out.pt"), features(checkpoint, processor), strict=True):
         assert torch.allclose(found, want, atol=1e-6)
+
+
+def test_a_model_pushed_by_itself_leaves_no_figures_of_an_earlier_push(hub, tmp_path, checkpoint):
+    assert push(hub, tmp_path, checkpoint).returncode == 0
+    assert "12.34" in hub.files("org/name")["README.md"].decode()
+    program = """
+import sys
+from modeling_amns import AMNSModel
+model = AMNSModel.from_pretrained(sys.argv[1])
+model.visual_projection.weight.data *= 1.5
+model.push_to_hub("org/name", commit_message="new", tags=["mine"])
+"""
+    done = run(hub, tmp_path, program, checkpoint)
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = hub.files("org/name")
+    assert set(files) == FILES and b"12.34" not in files["README.md"] and b"- mine" in files["README.md"]
 
 
 def test_the_metric_is_pushed_as_a_space_and_loads_by_its_id(hub, tmp_path):

@@ -19,7 +19,7 @@ WITHOUT_THE_PACKAGE = (
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, pipeline
 folder, picture, out, caption = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
@@ -27,7 +27,9 @@ inputs = processor(text=[caption], images=[Image.open(picture)], return_tensors=
 with torch.no_grad():
     outputs = model(**inputs)
 save_file({"image": outputs.image_embeds, "text": outputs.text_embeds}, out)
-print(type(model).__name__, type(processor).__name__)
+classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
+[best, _] = classify(Image.open(picture), candidate_labels=[caption, "nobody"], hypothesis_template="{}")
+print(type(model).__name__, type(processor).__name__, best["label"] in (caption, "nobody"))
 """
 )
 
@@ -50,7 +52,7 @@ def test_a_folder_works_without_the_package(tmp_path, processor, whole):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["AMNSModel", "AMNSProcessor"]
+    assert done.stdout.split() == ["AMNSModel", "AMNSProcessor", "True"]
     inputs = processor(text=[CAPTIONS[0]], images=[Image.open(picture)], return_tensors="pt")
     with torch.no_grad():
         want = model.amns(**inputs)
@@ -79,6 +81,7 @@ def test_a_folder_holds_its_code_and_no_path_of_the_machine(tmp_path, processor)
     assert config["auto_map"] == {
         "AutoConfig": "configuration_amns.AMNSConfig",
         "AutoModel": "modeling_amns.AMNSModel",
+        "AutoModelForZeroShotImageClassification": "modeling_amns.AMNSModel",
     }
     for file in (tmp_path / "second").glob("*.json"):
         assert str(tmp_path) not in file.read_text()

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from modeling_amns import AMNSTrainingArguments, recipe
+from modeling_amns.recipe import DataArguments
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -108,3 +111,22 @@ def test_a_recipe_or_checkpoint_that_is_not_there_is_named(tmp_path):
     assert done.returncode == 1 and "the package's own are cuhk_pedes, quickstart" in done.stderr
     done = run("evaluate.py", tmp_path, "--data_root", tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options, refused",
+    [
+        ({}, False),
+        ({"save_strategy": "best"}, False),
+        ({"save_strategy": "no"}, False),
+        ({"eval_strategy": "no", "save_strategy": "steps"}, False),
+        ({"eval_strategy": "steps", "eval_steps": 20, "save_strategy": "steps", "save_steps": 10}, False),
+        ({"eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps", "save_steps": 20}, True),
+        ({"save_strategy": "steps"}, True),
+    ],
+)
+def test_a_run_whose_best_epoch_would_have_no_checkpoint_is_refused_at_its_start(tmp_path, options, refused):
+    arguments = AMNSTrainingArguments(output_dir=str(tmp_path), report_to="none", **options)
+    nowhere = DataArguments(data_root=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError if refused else FileNotFoundError, match="each evaluation needs one|nowhere"):
+        recipe.run(nowhere, recipe.ModelArguments(), arguments)

@@ -8,8 +8,9 @@ Chunks must arrive uncompressed (HF_XET_XORB_COMPRESSION_POLICY=none): Python ca
 
 import hashlib
 import struct
+import time
 
-COMMIT_PATH = "/v1/shards"
+XET_TOKEN = "xet_double"
 ENTRY = 48
 CHUNK_HEADER = 8
 BOOKEND = b"\xff" * 32
@@ -68,6 +69,56 @@ class XetStore:
         data = self.xorbs[xorb]
         offsets = chunk_offsets(data)
         return b"".join(data[offsets[n] + CHUNK_HEADER : offsets[n + 1]] for n in range(start, end))
+
+
+class XetRoutes:
+    """The part of the double's request handler that answers for the store."""
+
+    def _put_xorb(self, name: str, body: bytes) -> None:
+        if not self.let_through():
+            return None
+        known = name in self.hub.xet.xorbs
+        self.hub.xet.xorbs[name] = body
+        self.hub.uploads.append(name)
+        self.send(200, {"was_inserted": not known})
+
+    def xet_token(self, action: str, token: str) -> None:
+        if action == "xet-write-token" and not token:
+            return self.send(401, {"error": "Invalid username or password."})
+        expires = int(time.time()) + 3600
+        headers = {"X-Xet-Cas-Url": self.hub.url, "X-Xet-Access-Token": XET_TOKEN, "X-Xet-Token-Expiration": expires}
+        answer = {"casUrl": self.hub.url, "accessToken": XET_TOKEN, "exp": expires}
+        self.send(200, answer, None, headers)
+
+    def xet(self, method: str, path: str, body: bytes, token: str) -> None:
+        name, xet = path.rsplit("/", 1)[-1], self.hub.xet
+        # Whoever was told the address of a xorb may read or write it, as at the stores behind the Hub.
+        if method == "PUT" and path.startswith("/xorbs/"):
+            return self._put_xorb(name, body)
+        if method == "GET" and path.startswith("/xorbs/"):
+            return self.send_range(xet.xorbs[name])
+        if token != XET_TOKEN:
+            return self.send(401, {"error": "no token of this store"})
+        if method == "GET" and path.startswith("/v1/reconstructions/") and name in xet.terms:
+            return self.send(200, xet.reconstruction(name, self.hub.url))
+        if method == "POST" and path.startswith("/v1/xorb-grants/default/"):
+            # For a xorb that is there nothing is granted, so that the client does not send it again.
+            grant = {"id": name, "method": "PUT", "url": f"{self.hub.url}/xorbs/{name}", "headers": {}}
+            return self.send(200 if name in xet.xorbs else 201, grant)
+        if method == "POST" and path.startswith("/v1/xorb-commits/default/") and name in xet.xorbs:
+            return self.send(200, {})
+        if method == "POST" and path.startswith("/v1/xorbs/default/"):
+            return self._put_xorb(name, body)
+        if method == "POST" and path == "/v1/shards":
+            if self.hub.hold_uploads and not self.let_through():
+                return None
+            try:
+                self.hub.objects |= xet.add_shard(body)
+            except ValueError as error:
+                return self.send(400, {"error": str(error)})
+            return self.send(200, {"result": 1})
+        # Chunks that others stored already, and what this store lacks.
+        return self.send(404, {"error": f"there is no {path}"})
 
 
 def chunk_offsets(xorb: bytes) -> list[int]:

@@ -40,6 +40,7 @@ class Benchmark:
         has_val: whether it has a val split.
         counts: published sizes, by split.
         split_ids: first and last person id of each split, where the published split goes by id.
+        mark: a file beside the annotation that tells it from another benchmark of the same form.
     """
 
     folder: str
@@ -49,7 +50,11 @@ class Benchmark:
     has_val: bool = True
     counts: dict[str, Counts] = field(default_factory=dict)
     split_ids: dict[str, tuple[int, int]] = field(default_factory=dict)
+    mark: str | None = None
 
+
+# What the generator writes beside an annotation, in whichever layout.
+SYNTHETIC_MARK = "synthetic.json"
 
 BENCHMARKS = {
     "cuhk-pedes": Benchmark(
@@ -89,6 +94,7 @@ BENCHMARKS = {
         annotations=("reid_raw.json",),
         path_field="file_path",
         source="scripts/make_synthetic.py writes it",
+        mark=SYNTHETIC_MARK,
     ),
 }
 
@@ -121,7 +127,8 @@ def find_annotation(name: str, root: str | Path) -> Path:
         name: of `BENCHMARKS`.
         root: the folder that holds the benchmark's folder, or that folder itself.
     Raises:
-        FileNotFoundError: there is none; the text says what was looked for and what is there.
+        FileNotFoundError: there is none, or not the one of this benchmark; the text says what was looked for and what
+            is there.
     """
     benchmark = BENCHMARKS[name]
     root = Path(root).expanduser()
@@ -134,8 +141,14 @@ def find_annotation(name: str, root: str | Path) -> Path:
     for folder in (*inside, root):
         names = {path.name.casefold(): path for path in folder.iterdir() if path.is_file()}
         for wanted in benchmark.annotations:
-            if wanted.casefold() in names:
-                return names[wanted.casefold()]
+            if wanted.casefold() not in names:
+                continue
+            if benchmark.mark and benchmark.mark not in names:
+                raise FileNotFoundError(
+                    f"{name}: {folder} holds {wanted} and no {benchmark.mark}, so it may be another benchmark of this "
+                    f"form, CUHK-PEDES say. Name that one, or pass the folder of {name}; {benchmark.source}."
+                )
+            return names[wanted.casefold()]
     folder = inside[0] if inside else root
     there = sorted(path.name for path in folder.iterdir())
     shown = ", ".join(there[:6] + ["..."] * (len(there) > 6)) or "nothing"
@@ -333,4 +346,12 @@ def _plain(name: str) -> str:
     return name.casefold().replace("_", "-")
 
 
-__all__ = ["BENCHMARKS", "SPLITS", "Annotation", "Benchmark", "find_annotation", "read_annotation"]
+__all__ = [
+    "BENCHMARKS",
+    "SPLITS",
+    "SYNTHETIC_MARK",
+    "Annotation",
+    "Benchmark",
+    "find_annotation",
+    "read_annotation",
+]

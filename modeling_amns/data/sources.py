@@ -41,8 +41,10 @@ class SourceArguments:
 
     @property
     def name(self) -> str:
-        """What reports call the data: the benchmark, or the name of the file or folder."""
-        return Path(self.pairs).name if self.pairs else self.benchmark
+        """What reports call the data: the benchmark, or own pairs by their id on the Hub or the name of their file."""
+        if not self.pairs:
+            return self.benchmark
+        return Path(self.pairs).name if Path(self.pairs).exists() else self.pairs
 
     @property
     def selection_split(self) -> str:

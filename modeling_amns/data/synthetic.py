@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from datasets.utils import tqdm
 
+from .annotations import SYNTHETIC_MARK
 from .synthetic_camera import CAMERAS, Shot, draw_shot
 from .synthetic_captions import Caption, write_captions
 from .synthetic_figure import draw_body
@@ -215,7 +216,7 @@ def _check_arguments(
 
 def _claim(folder: Path, about: dict, layout: str) -> bool:
     """Makes the folder ours; True where it already was, made with the same arguments."""
-    card = folder / "synthetic.json"
+    card = folder / SYNTHETIC_MARK
     if card.exists():
         try:
             found = json.loads(card.read_text(encoding="utf-8"))
@@ -233,8 +234,8 @@ def _claim(folder: Path, about: dict, layout: str) -> bool:
     if folder.exists() and any(folder.iterdir()):
         names = sorted(path.name for path in folder.iterdir())
         raise FileExistsError(
-            f"{layout}: {folder} holds {', '.join(names[:4] + ['...'] * (len(names) > 4))} and no synthetic.json, so "
-            "it is not a synthetic benchmark and may be the real one. Pass another root; nothing was written."
+            f"{layout}: {folder} holds {', '.join(names[:4] + ['...'] * (len(names) > 4))} and no {SYNTHETIC_MARK}, "
+            "so it is not a synthetic benchmark and may be the real one. Pass another root; nothing was written."
         )
     folder.mkdir(parents=True, exist_ok=True)
     _write_whole(card, json.dumps(about, indent=2) + "\n")
