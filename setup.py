@@ -40,7 +40,12 @@ setup(
     packages=[*find_packages(include=["modeling_amns", "modeling_amns.*"]), *beside],
     package_dir=beside,
     package_data={
-        "modeling_amns": ["py.typed", "metrics/person_retrieval/README.md", "metrics/person_retrieval/*.txt"],
+        "modeling_amns": [
+            "py.typed",
+            "metrics/person_retrieval/README.md",
+            "metrics/person_retrieval/*.txt",
+            "metrics/person_retrieval/*.html",
+        ],
         "modeling_amns.hub_cards": ["*.md"],
         "modeling_amns.scripts.recipes": ["*.yaml"],
     },

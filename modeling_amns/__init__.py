@@ -5,9 +5,20 @@ use, so that `import modeling_amns` stays quick.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
 from .registration import register as _register
+
+if TYPE_CHECKING:
+    from .data.benchmarks import load_benchmark
+    from .data.noise import inject_noise
+    from .data.pairs import load_pairs
+    from .data.synthetic import make_synthetic_benchmark
+    from .modeling_amns import AMNSForPersonRetrieval, AMNSModel
+    from .processing_amns import AMNSProcessor
+    from .trainer import AMNSTrainer
+    from .training_args import AMNSTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -36,4 +47,19 @@ def __dir__() -> list[str]:
 
 _register()
 
-__all__ = ["AMNSConfig", "AMNSTextConfig", "AMNSVisionConfig", "__version__", *_LAZY]
+# In full, for type checkers, which cannot follow _LAZY.
+__all__ = [
+    "AMNSConfig",
+    "AMNSForPersonRetrieval",
+    "AMNSModel",
+    "AMNSProcessor",
+    "AMNSTextConfig",
+    "AMNSTrainer",
+    "AMNSTrainingArguments",
+    "AMNSVisionConfig",
+    "__version__",
+    "inject_noise",
+    "load_benchmark",
+    "load_pairs",
+    "make_synthetic_benchmark",
+]

@@ -4,7 +4,7 @@ The identity classifier is trained in full beside the adapters; everything else 
 wrapped model is a `peft.PeftModel`, which `AMNSTrainer` trains, saves (adapter only) and resumes like any other.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from safetensors.torch import load_model
@@ -64,33 +64,69 @@ def add_adapters(model: AMNSForPersonRetrieval, arguments: AdapterArguments) -> 
         target_modules=list(arguments.lora_target_modules),
         modules_to_save=None if model.classifier is None else ["classifier"],
     )
-    return peft.get_peft_model(model, config)
+    start = Path(model.name_or_path)
+    model = peft.get_peft_model(model, config)
+    if start.exists():
+        # Else it means another folder, or a name on the Hub, to whoever stands elsewhere.
+        model.peft_config[model.active_adapter].base_model_name_or_path = str(start.resolve())
+    return model
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether a model is one of `add_adapters`, not merged yet."""
+    return hasattr(model, "merge_and_unload")
+
+
+def check_adapter_options(arguments: AdapterArguments) -> None:
+    """A ValueError if LoRA is described and not asked for: all weights would be trained."""
+    plain = AdapterArguments()
+    described = [
+        option.name
+        for option in fields(AdapterArguments)
+        if option.name != "use_peft" and getattr(arguments, option.name) != getattr(plain, option.name)
+    ]
+    if described and not arguments.use_peft:
+        raise ValueError(f"{', '.join(described)} without use_peft: all weights would be trained. Add --use_peft.")
 
 
 def load_weights(trainer: Trainer, checkpoint: str | Path) -> None:
     """Puts the weights of a checkpoint, whole or adapter, into the model of the run that wrote it."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "load_adapter") and hasattr(model, "merge_and_unload"):
+    if has_adapters(model):
         model.load_adapter(str(checkpoint), model.active_adapter, is_trainable=True)
     else:
         load_model(model, Path(checkpoint) / "model.safetensors")
 
 
-def save_final(trainer: Trainer, folder: str | Path) -> None:
-    """Saves a run's model with its processor as a plain checkpoint; adapters also by themselves.
+def save_configuration(model: nn.Module, folder: str | Path) -> None:
+    """Beside adapters: what they do not hold but their use needs, image size, identities and temperature."""
+    if has_adapters(model):
+        model.config.logit_scale_init_value = model.amns.logit_scale.item()
+        model.config.save_pretrained(folder)
+
+
+def merge_adapters(trainer: Trainer, folder: str | Path) -> bool:
+    """Merges the adapters of a run, if there are any, in float32: bfloat16 would round them away.
 
     Args:
-        trainer: its model, if it has adapters, is merged: `trainer.model` is a plain `AMNSForPersonRetrieval` then.
-        folder: receives the (merged) model; `adapter/` below it the adapters, for `load_adapter`.
+        trainer: `trainer.model` is a plain `AMNSForPersonRetrieval` then.
+        folder: receives the adapters by themselves in `adapter/`, for `load_adapter`.
+    Returns:
+        whether there were adapters.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        if trainer.args.should_save:
-            # What an adapter does not hold but its use needs: image size, identities, temperature.
-            model.config.logit_scale_init_value = model.amns.logit_scale.item()
-            model.save_pretrained(Path(folder) / ADAPTER_FOLDER)
-            model.config.save_pretrained(Path(folder) / ADAPTER_FOLDER)
-        trainer.model = model.merge_and_unload()
+    if not has_adapters(model):
+        return False
+    if trainer.args.should_save:
+        model.save_pretrained(Path(folder) / ADAPTER_FOLDER)
+        save_configuration(model, Path(folder) / ADAPTER_FOLDER)
+    trainer.model = model.float().merge_and_unload()
+    return True
+
+
+def save_final(trainer: Trainer, folder: str | Path) -> None:
+    """Saves a run's model, its adapters merged, with its processor as a plain checkpoint."""
+    merge_adapters(trainer, folder)
     # Internal: with `push_to_hub` a plain call would push before the results stand.
     trainer.save_model(folder, _internal_call=True)
 
@@ -105,7 +141,8 @@ def load_adapter(folder: str | Path, base: str | Path | None = None) -> nn.Modul
         a `peft.PeftModel`; its `merge_and_unload()` is a plain `AMNSForPersonRetrieval`.
     Raises:
         ImportError: peft is not installed.
-        FileNotFoundError: the folder holds no adapter.
+        FileNotFoundError: the folder holds no adapter, or the checkpoint that it names is gone.
+        ValueError: the checkpoint is not the one that the adapter was trained on.
     """
     peft = require("peft", "peft", "Loading an adapter")
     if not (Path(folder) / "adapter_config.json").is_file():
@@ -114,9 +151,28 @@ def load_adapter(folder: str | Path, base: str | Path | None = None) -> nn.Modul
         )
     config = AMNSConfig.from_pretrained(folder)
     base = base or peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
-    model = AMNSForPersonRetrieval.from_pretrained(base, config=config)
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise FileNotFoundError(
+            f"{folder} was trained on {base}, which is not there. Pass the checkpoint: load_adapter(..., base=FOLDER)."
+        )
+    try:
+        model = AMNSForPersonRetrieval.from_pretrained(base, config=config)
+    # What transformers raises of weights whose shapes do not fit.
+    except RuntimeError as error:
+        raise ValueError(f"{folder} was not trained on {base}: its weights have other shapes. {error}") from error
     model.amns.logit_scale.data.fill_(config.logit_scale_init_value)
     return peft.PeftModel.from_pretrained(model, folder)
 
 
-__all__ = ["ADAPTER_FOLDER", "AdapterArguments", "add_adapters", "load_adapter", "load_weights", "save_final"]
+__all__ = [
+    "ADAPTER_FOLDER",
+    "AdapterArguments",
+    "add_adapters",
+    "check_adapter_options",
+    "has_adapters",
+    "load_adapter",
+    "load_weights",
+    "merge_adapters",
+    "save_configuration",
+    "save_final",
+]

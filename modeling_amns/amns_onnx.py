@@ -33,6 +33,7 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 PREPROCESSING_FILE = "preprocessing.json"
+BATCH_SIZE = 32
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -72,11 +73,21 @@ class OnnxRetrieval:
         self.tokenizer.enable_padding(pad_id=self.text["pad_token_id"])
 
     def pixels(self, image: Image.Image | str | Path) -> np.ndarray:
-        """One image, or its file, resized and normalised: float32 [3, height, width]."""
+        """One image, or its file, resized and normalised: float32 [3, height, width].
+
+        Raises:
+            ValueError: the file is there and can't be read; the text names it.
+        """
         if not isinstance(image, Image.Image):
-            with Image.open(image) as opened:
-                opened.load()
-                return self.pixels(opened)
+            try:
+                with Image.open(image) as opened:
+                    opened.load()
+                    return self.pixels(opened)
+            except FileNotFoundError:
+                raise
+            # Pillow's plugins raise whatever a broken file leads them to.
+            except Exception as error:
+                raise ValueError(f"Cannot read image {image}: {type(error).__name__}: {error}") from error
         resized = to_rgb(image).resize((self.image["width"], self.image["height"]), self.image["resample"])
         values = np.asarray(resized, dtype=np.float32) * np.float32(self.image["rescale_factor"])
         values = (values - np.float32(self.image["mean"])) / np.float32(self.image["std"])
@@ -91,12 +102,16 @@ class OnnxRetrieval:
             "attention_mask": np.array([row.attention_mask for row in rows], dtype=np.int64),
         }
 
-    def embed_images(self, images: Sequence[Image.Image | str | Path], batch_size: int = 32) -> np.ndarray:
+    def embed_images(self, images: Sequence[Image.Image | str | Path], batch_size: int = BATCH_SIZE) -> np.ndarray:
         """L2-normalised embeddings of images or their files, in their order: float32 [images, dimension]."""
+        if isinstance(images, Image.Image | str | Path):
+            images = [images]
         return self._embed("image", images, batch_size, lambda batch: {"pixel_values": np.stack(batch)}, self.pixels)
 
     def embed_texts(self, captions: Sequence[str], batch_size: int = 128) -> np.ndarray:
         """L2-normalised embeddings of captions, in their order: float32 [captions, dimension]."""
+        if isinstance(captions, str):
+            captions = [captions]
         return self._embed("text", captions, batch_size, self.tokens, lambda caption: caption)
 
     def _embed(self, encoder, items, batch_size, collate, prepare) -> np.ndarray:
@@ -125,19 +140,35 @@ def main() -> int:
     parser.add_argument("--top", type=int, default=5, help="how many to print")
     parser.add_argument("--int8", action="store_true", help="use the quantised encoders")
     options = parser.parse_args()
-    paths = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
+    if options.top < 1:
+        parser.error("--top must be 1 or more")
+    files = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = [path for path in files if path.is_file()]
+    if not files:
         print(f"amns_onnx.py: there are no images in {options.images}.", file=sys.stderr)
         return 1
     try:
         model = OnnxRetrieval(Path(__file__).parent, options.int8)
-        similarities = model.embed_images(paths) @ model.embed_texts([options.sentence])[0]
-    except OSError as error:
-        print(f"amns_onnx.py: {error}", file=sys.stderr)
+        query = model.embed_texts([options.sentence])[0]
+    # Of a folder that was not copied in full each library complains in its own way.
+    except Exception as error:
+        print(f"amns_onnx.py: the models can't be read. {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    for index in (-similarities).argsort(kind="stable")[: options.top]:
-        print(f"{similarities[index]:.4f}  {paths[index]}")
-    return 0
+    found = []
+    for start in range(0, len(files), BATCH_SIZE):
+        paths, pixels = [], []
+        for path in files[start : start + BATCH_SIZE]:
+            try:
+                pixels.append(model.pixels(path))
+                paths.append(path)
+            except (ValueError, FileNotFoundError) as error:
+                print(f"amns_onnx.py: left out. {error}", file=sys.stderr)
+        if paths:
+            [embeds] = model.sessions["image"].run(None, {"pixel_values": np.stack(pixels)})
+            found += zip(embeds @ query, paths)
+    for similarity, path in sorted(found, key=lambda hit: -hit[0])[: options.top]:
+        print(f"{similarity:.4f}  {path}")
+    return 0 if found else 1
 
 
 if __name__ == "__main__":

@@ -131,6 +131,9 @@ class AMNSConfig(CLIPConfig):
         """As `PreTrainedConfig.from_pretrained`, without its warning when a CLIP configuration is read."""
         kwargs.setdefault("return_unused_kwargs", False)
         config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not config_dict:
+            # transformers takes a folder without one for a configuration of defaults.
+            raise OSError(f"{pretrained_model_name_or_path} holds no config.json, so it is no checkpoint of a model.")
         model_type = config_dict.get("model_type")
         if model_type not in (None, "amns", "clip"):
             raise ValueError(

@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .evaluation import evaluate_retrieval
 from .extras import require
+from .loading import check_fit, end_token_id
 from .modeling_amns import AMNSModel
 from .processing_amns import MAX_TOKENS, AMNSProcessor
 
@@ -81,8 +82,7 @@ class Encoder:
             shape = (batch, vision.num_channels, *vision.image_size)
             return {"pixel_values": torch.randn(shape, generator=generator)}
         text = self.config.text_config
-        # In old CLIP configurations 2 stands for "the largest id".
-        end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id
+        end = end_token_id(text)
         ids = torch.randint(3, text.vocab_size - 1, (batch, length), generator=generator)
         ids[ids == end] = 3
         mask = torch.ones_like(ids)
@@ -137,15 +137,17 @@ def export_onnx(
         the largest difference between onnxruntime and PyTorch in an entry of an embedding, by encoder.
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is missing.
+        ValueError: the processor does not make what the model takes.
         RuntimeError: an exported encoder differs from the model by more than `TOLERANCE`.
     """
+    check_fit(model, processor)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, "onnx", "Export to ONNX")
     from .amns_onnx import PREPROCESSING_FILE
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (folder / PREPROCESSING_FILE, *folder.glob("*_encoder*.onnx*")):
+    for old in (folder / PREPROCESSING_FILE, *folder.glob("*_encoder*.onnx*"), *folder.glob("*_encoder.pt2")):
         old.unlink(missing_ok=True)
     deviations, files = {}, {}
     for name, encoder in encoders(model).items():
@@ -227,13 +229,14 @@ def compare(
     batch_size: int = 64,
     progress: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Retrieval figures of a model and of its exports in a folder, on the same split and the same pixels.
+    """Retrieval figures of a model in float32, and of its exports in a folder, on the same split and the same pixels.
 
     Returns:
         for `PyTorch fp32`, `ONNX fp32` and, where it was exported, `ONNX int8`: `rank1`, `rank5`, `rank10`, `mAP`,
         `mINP` in percent and `megabytes`, the size of the weights or files of both encoders.
     """
     folder = Path(folder)
+    model = copy.deepcopy(model).float()
     rows = {"PyTorch fp32": (model, sum(_weight_bytes(encoder.module) for encoder in encoders(model).values()))}
     for label, suffix in (("ONNX fp32", ".onnx"), ("ONNX int8", ".int8.onnx")):
         # With the file of weights that may lie beside a graph.

@@ -2,12 +2,10 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitInfo, DatasetCard, HfApi, get_token
@@ -18,10 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .cards import PICTURES, RESULTS, dataset_card, is_synthetic, model_card, read_run
 from .data.benchmarks import load_benchmark
-from .modeling_amns import AMNSModel
-from .processing_amns import AMNSProcessor
-
-Part = TypeVar("Part")
+from .loading import load_checkpoint
 
 # What an earlier push may have left of which this one has none: reports, and weights in more than one file.
 LEFTOVERS = (RESULTS, *PICTURES, "model-*-of-*.safetensors", SAFE_WEIGHTS_INDEX_NAME)
@@ -56,15 +51,8 @@ def stage_checkpoint(
     """
     checkpoint, folder = Path(checkpoint), Path(folder)
     check_pushable(checkpoint, repo_id)
-    model, found = _read(checkpoint, "model", lambda: AMNSModel.from_pretrained(checkpoint, output_loading_info=True))
-    if found["missing_keys"]:
-        names = sorted(found["missing_keys"])
-        raise ValueError(
-            f"{checkpoint}: {len(names)} weights are missing, {names[0]} first; they would be pushed at random. "
-            "Push a checkpoint that was written as a whole."
-        )
+    model, processor = load_checkpoint(checkpoint)
     model.save_pretrained(folder)
-    processor = _read(checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint))
     processor.save_pretrained(folder)
     run = read_run(checkpoint)
     # Figures and pictures that belong to other weights, or whose run is not known, stay behind.
@@ -258,16 +246,6 @@ def _make_repo(
     if revision and not revision.startswith("refs/pr/"):
         api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
     return repo_id
-
-
-def _read(checkpoint: Path, part: str, load: Callable[[], Part]) -> Part:
-    try:
-        return load()
-    # Whatever the libraries below raise of a file that is cut off or does not fit the others: many kinds of errors.
-    except Exception as error:
-        raise ValueError(
-            f"{checkpoint}: the {part} can't be read, was it copied in full? {type(error).__name__}: {error}"
-        ) from error
 
 
 def _as_pairs(split: DatasetDict) -> Dataset:

@@ -8,6 +8,7 @@ import copy
 import importlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -108,10 +109,17 @@ class AMNSPreTrainedModel(CLIPPreTrainedModel):
         (`position_interpolation`). A classifier over another number of identities starts anew.
 
         Raises:
-            ValueError: the checkpoint is of another model type or its patch size differs from the configuration's.
+            ValueError: the checkpoint is of another model type, holds adapters without their model, or its patch size
+                differs from the configuration's.
         """
         if pretrained_model_name_or_path is None:
             return super().from_pretrained(None, *model_args, config=config, **kwargs)
+        folder = Path(pretrained_model_name_or_path)
+        if (folder / "adapter_config.json").is_file() and not any(folder.glob("model*.safetensors")):
+            raise ValueError(
+                f"{folder} holds LoRA adapters, no model. Put them onto the model that they were trained on with "
+                "modeling_amns.adapters.load_adapter; the output_dir of a run with use_peft holds both, merged."
+            )
         location = {key: kwargs[key] for key in _LOCATION_ARGUMENTS if key in kwargs}
         if not isinstance(config, PreTrainedConfig):
             config, kwargs = AMNSConfig.from_pretrained(

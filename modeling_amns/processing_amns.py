@@ -129,13 +129,16 @@ def to_rgb(image):
     if not isinstance(image, Image.Image):
         return image
     image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode == "La":
         image = image.convert("LA")
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    # One colour that a palette, PNG or GIF calls transparent; the image processor would paint it white.
+    image.info.pop("transparency", None)
+    return image
 
 
 def clean_caption(caption: str) -> str:

@@ -10,6 +10,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
+from .adapters import has_adapters
 from .cards import PICTURES, model_card
 from .hub import client, push_checkpoint, refuse_public
 from .training_args import AMNSTrainingArguments
@@ -29,7 +30,7 @@ def refuse_unfit_pushes(model: PreTrainedModel, args: AMNSTrainingArguments) -> 
         raise ValueError(
             f"hub_strategy {args.hub_strategy.value} would upload optimizer and teacher; choose every_save or end."
         )
-    if hasattr(model, "merge_and_unload"):
+    if has_adapters(model):
         raise ValueError("Adapters are merged when a run ends: use hub_strategy end with use_peft.")
 
 
@@ -83,7 +84,7 @@ class PushesCheckpoints:
         Returns:
             on the main process the commit, or with `blocking=False` its future.
         """
-        if hasattr(self.accelerator.unwrap_model(self.model), "merge_and_unload"):
+        if has_adapters(self.accelerator.unwrap_model(self.model)):
             raise ValueError("The model has adapters: merge them first with modeling_amns.adapters.save_final.")
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token or self.args.hub_token

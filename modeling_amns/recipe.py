@@ -16,7 +16,14 @@ import yaml
 from huggingface_hub.errors import HTTPError
 from transformers import AutoTokenizer, HfArgumentParser, TrainingArguments
 
-from .adapters import AdapterArguments, add_adapters, load_weights, save_final
+from .adapters import (
+    AdapterArguments,
+    add_adapters,
+    check_adapter_options,
+    load_weights,
+    merge_adapters,
+    save_final,
+)
 from .cards import FROM_SCRATCH, METRICS, PICTURES, RESULTS, weights_sha256
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import dropped_pairs
@@ -182,6 +189,10 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     """
     began = time.time()
     _check_selection(args)
+    check_adapter_options(start)
+    if "trackio" in args.report_to and not args.run_name:
+        # It ends the run with the training; by this name the figures on test go on in it instead of in one of theirs.
+        args.run_name = f"{Path(args.output_dir).name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     origin = _origin(start.model_name_or_path)
     train, test = data.load("train"), data.load("test")
     val = test if data.selection_split == "test" else data.load("val")
@@ -195,13 +206,14 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         model = add_adapters(model, start)
     trainer = AMNSTrainer(model, args, train_dataset=train, eval_dataset=val, processing_class=processor)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    last = _report_epoch(trainer, test, trainer.state.epoch)
-    best = dict(last)
+    last = best = _report_epoch(trainer, test, trainer.state.epoch)
     best_step = trainer.state.best_global_step
-    if best_step and best_step != trainer.state.global_step:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{best_step}"
-        load_weights(trainer, checkpoint)
-        best = _report_epoch(trainer, test, _epoch_of(trainer, best_step))
+    earlier = best_step and best_step != trainer.state.global_step
+    if earlier:
+        load_weights(trainer, Path(args.output_dir) / f"checkpoint-{best_step}")
+    # What is reported as best is what is saved: an earlier epoch, and adapters merged.
+    if merge_adapters(trainer, args.output_dir) or earlier:
+        best = _report_epoch(trainer, test, _epoch_of(trainer, best_step) if earlier else trainer.state.epoch)
     _draw(trainer, test)
     results = {
         "benchmark": data.name,

@@ -13,11 +13,24 @@ from .configuration_amns import AMNSConfig
 
 
 class _StandIn(type):
-    """Type of a class that stands for another: what it lacks is looked up there."""
+    """Type of a class that stands for another: calls, instances and whatever it lacks are the other's."""
+
+    @property
+    def _real(cls) -> type:
+        module, name = cls._target
+        return getattr(importlib.import_module(module, __package__), name)
 
     def __getattr__(cls, name: str):
-        module, target = cls._target
-        return getattr(getattr(importlib.import_module(module, __package__), target), name)
+        return getattr(cls._real, name)
+
+    def __call__(cls, *args, **kwargs):
+        return cls._real(*args, **kwargs)
+
+    def __instancecheck__(cls, instance) -> bool:
+        return isinstance(instance, cls._real)
+
+    def __subclasscheck__(cls, subclass) -> bool:
+        return issubclass(subclass, cls._real)
 
 
 def _stand_in(module: str, name: str) -> type:

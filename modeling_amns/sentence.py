@@ -17,9 +17,11 @@ model.similarity(model.encode(["a woman in a red coat"]), model.encode(images))
 ```
 """
 
+import tempfile
 from pathlib import Path
 
 from .extras import require
+from .loading import load_checkpoint
 
 
 def export_sentence_transformer(checkpoint: str | Path, folder: str | Path) -> None:
@@ -30,14 +32,20 @@ def export_sentence_transformer(checkpoint: str | Path, folder: str | Path) -> N
         folder: receives the model, its processor, the code that they need, and `modules.json`.
     Raises:
         ImportError: sentence-transformers is not installed.
+        ValueError: the checkpoint is not whole, or its processor crops, as that of a CLIP checkpoint.
     """
     package = require("sentence_transformers", "sentence-transformers", "Export for sentence-transformers")
     from sentence_transformers.base.modules import Normalize, Transformer
 
-    modules = [Transformer(str(checkpoint)), Normalize()]
-    model = package.SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine")
-    # The card that sentence-transformers would write shows sentences about the weather.
-    model.save(str(folder), create_model_card=False)
+    model, processor = load_checkpoint(checkpoint)
+    with tempfile.TemporaryDirectory() as whole:
+        # By our own classes, whatever class saved it first: sentence-transformers opens what the folder names.
+        model.save_pretrained(whole)
+        processor.save_pretrained(whole)
+        modules = [Transformer(whole), Normalize()]
+        exported = package.SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine")
+        # The card that sentence-transformers would write shows sentences about the weather.
+        exported.save(str(folder), create_model_card=False)
 
 
 __all__ = ["export_sentence_transformer"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
+from .adapters import save_configuration
 from .checkpoints import WholeCheckpointsMixin
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
 from .data.sampler import IdentitySampler, RandomPairSampler
@@ -355,6 +356,11 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            save_configuration(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

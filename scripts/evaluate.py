@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.data.sources import SourceArguments
 from modeling_amns.evaluation import evaluate_retrieval
+from modeling_amns.loading import load_checkpoint
 from modeling_amns.recipe import figures_table
 
 
@@ -24,6 +24,9 @@ class EvaluationArguments:
 
     split: str = field(default="test", metadata={"help": "val or test."})
     image_to_text: bool = field(default=False, metadata={"help": "Also rank the captions for each image."})
+    image_size: list[int] | None = field(
+        default=None, metadata={"help": "Height and width, default the checkpoint's; CLIP checkpoints need it."}
+    )
     batch_size: int = field(default=128, metadata={"help": "Images or captions at a time."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     device: str | None = field(default=None, metadata={"help": "Default: the accelerator if there is one."})
@@ -45,8 +48,8 @@ def main() -> int:
     """Exit code 0 on success, 1 with one line of explanation on bad input."""
     try:
         name, source, options = parse_arguments()
-        model = AMNSModel.from_pretrained(name).to(options.device or PartialState().device)
-        processor = AMNSProcessor.from_pretrained(name)
+        model, processor = load_checkpoint(name, options.image_size)
+        model.to(options.device or PartialState().device)
         if options.split not in ("val", "test"):
             raise ValueError(f"--split must be val or test, found {options.split!r}.")
         split = source.load(options.split)
@@ -54,7 +57,7 @@ def main() -> int:
             model, processor, split, options.batch_size, options.num_workers, options.image_to_text, progress=True
         )
     except (ValueError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     if PartialState().is_main_process:
         if options.json:

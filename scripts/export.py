@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from modeling_amns import AMNSModel, AMNSProcessor, load_benchmark
+from modeling_amns import load_benchmark
 from modeling_amns.data.benchmarks import BENCHMARKS
 from modeling_amns.export import compare, export_onnx, export_programs
+from modeling_amns.loading import load_checkpoint
 from modeling_amns.recipe import figures_table
 
 
@@ -23,6 +24,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Exports both encoders of a checkpoint to ONNX.")
     parser.add_argument("model", help="checkpoint: folder or Hub id")
     parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument(
+        "--image_size", type=int, nargs=2, help="height and width, default the checkpoint's; CLIP checkpoints need it"
+    )
     parser.add_argument("--int8", action="store_true", help="also write encoders quantised to 8 bits")
     parser.add_argument("--torch_export", action="store_true", help="also write torch.export programs (*.pt2)")
     parser.add_argument("--benchmark", choices=list(BENCHMARKS), help="compare the exports on this benchmark")
@@ -43,8 +47,9 @@ def main() -> int:
         split = None
         if options.benchmark:
             split = load_benchmark(options.benchmark, options.data_root, options.split, on_missing=options.on_missing)
-        model = AMNSModel.from_pretrained(options.model).eval()
-        processor = AMNSProcessor.from_pretrained(options.model)
+        if Path(options.model).resolve() == options.out.resolve():
+            raise ValueError(f"{options.out} is the checkpoint itself; its tokenizer would be overwritten.")
+        model, processor = load_checkpoint(options.model, options.image_size)
         report = {
             "model": options.model,
             "largest_deviation": export_onnx(model, processor, options.out, options.int8),
@@ -56,7 +61,7 @@ def main() -> int:
             rows = compare(model, processor, options.out, split, options.batch_size, progress=True)
             report |= {"benchmark": options.benchmark, "split": options.split, "rows": rows}
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"export.py: {error}", file=sys.stderr)
+        print(f"export.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     (options.out / "export.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     deviations = ", ".join(f"{name} {value:.1e}" for name, value in report["largest_deviation"].items())

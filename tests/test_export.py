@@ -1,7 +1,9 @@
 """Exports equal the model at any batch size and caption length; an exported folder works without torch."""
 
+import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,9 +42,10 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-def tiny_model(**changes) -> AMNSModel:
+def tiny_model(processor, **changes) -> AMNSModel:
     torch.manual_seed(0)
-    return AMNSModel(tiny_config(**changes)).eval()
+    text = {**processor.text_config_fields, **changes.pop("text_config", {})}
+    return AMNSModel(tiny_config(text_config=text, **changes)).eval()
 
 
 def tokens(model, batch, length):
@@ -65,7 +68,7 @@ def want(model, **inputs):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, processor):
     """A folder with fp32 and int8 encoders, and the model."""
-    model, folder = tiny_model(), tmp_path_factory.mktemp("exported")
+    model, folder = tiny_model(processor), tmp_path_factory.mktemp("exported")
     deviations = export.export_onnx(model, processor, folder, int8=True)
     assert all(0 <= value < 1e-5 for value in deviations.values())
     return folder, model
@@ -83,7 +86,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module", params=VARIANTS)
 def variant(request, tmp_path_factory, processor):
     """A folder with fp32 encoders of one kind of model, and the model."""
-    model, folder = tiny_model(**VARIANTS[request.param]), tmp_path_factory.mktemp("variant")
+    model, folder = tiny_model(processor, **VARIANTS[request.param]), tmp_path_factory.mktemp("variant")
     export.export_onnx(model, processor, folder)
     return folder, model
 
@@ -102,8 +105,8 @@ def test_onnx_equals_the_model_at_other_batch_sizes_and_lengths(variant, batch, 
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
-def test_torch_export_equals_eager_at_other_batch_sizes(tmp_path, changes):
-    model = tiny_model(**changes)
+def test_torch_export_equals_eager_at_other_batch_sizes(tmp_path, processor, changes):
+    model = tiny_model(processor, **changes)
     for name, program in export.export_programs(model).items():
         torch.export.save(program, tmp_path / f"{name}.pt2")
         run = torch.export.load(tmp_path / f"{name}.pt2").module()
@@ -128,7 +131,15 @@ def test_int8_is_smaller_and_near(exported, photos):
         graph = onnx.load(folder / f"{name}_encoder.int8.onnx").graph
         # Six matrices in each of three layers and the projection.
         assert sum(node.op_type == "MatMulInteger" for node in graph.node) == 19
+        # The embedding of words too, the largest matrix of a text encoder.
+        small = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+        words = [list(part.dims) for part in graph.initializer if part.data_type in small]
+        assert ([tokens_of(folder), 32] in words) == (name == "text")
         assert (folder / f"{name}_encoder.int8.onnx").stat().st_size < (folder / f"{name}_encoder.onnx").stat().st_size
+
+
+def tokens_of(folder):
+    return len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -185,7 +196,7 @@ def test_readme_shows_the_example_that_is_tested():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     example = re.search(r"```python\n(.*?)```", amns_onnx.__doc__, re.DOTALL).group(1)
     blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "amns_onnx" in block]
-    assert all(block == example for block in blocks)
+    assert blocks == [example]
 
 
 def test_the_exported_folder_searches_from_the_command_line(exported, photos, tmp_path):
@@ -202,6 +213,52 @@ def test_the_exported_folder_searches_from_the_command_line(exported, photos, tm
     assert done.returncode == 1 and f"there are no images in {tmp_path}" in done.stderr
 
 
+def test_a_broken_image_is_left_out_of_a_search_by_its_name(exported, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "dir.png").mkdir()
+    broken = tmp_path / "photos" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    command = [sys.executable, exported[0] / "amns_onnx.py", tmp_path / "photos", "a boy", "--top", "99"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(list(photos.iterdir())) - 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"amns_onnx.py: left out. Cannot read image {broken}: ")
+
+
+@pytest.mark.parametrize("name", ["preprocessing.json", "tokenizer.json", "text_encoder.onnx"])
+def test_an_exported_folder_that_is_cut_off_is_one_line(exported, photos, tmp_path, name):
+    folder = shutil.copytree(exported[0], tmp_path / "exported")
+    (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    command = [sys.executable, folder / "amns_onnx.py", photos, "a boy"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and line.startswith("amns_onnx.py: the models can't be read. ")
+
+
+def test_one_caption_and_one_image_are_a_list_of_one(exported, photos):
+    model = OnnxRetrieval(exported[0])
+    assert np.array_equal(model.embed_texts("a man"), model.embed_texts(["a man"]))
+    path = photos / "0.png"
+    assert np.array_equal(model.embed_images(path), model.embed_images([path]))
+    with Image.open(path) as image:
+        assert np.array_equal(model.embed_images(image), model.embed_images([path]))
+
+
+def test_sessions_run_on_the_providers_asked_for(exported, monkeypatch):
+    asked = []
+    monkeypatch.setattr(amns_onnx.onnxruntime, "InferenceSession", lambda file, providers: asked.append(providers))
+    OnnxRetrieval(exported[0], providers=["CUDAExecutionProvider"])
+    OnnxRetrieval(exported[0])
+    assert asked == 2 * [["CUDAExecutionProvider"]] + 2 * [["CPUExecutionProvider"]]
+
+
+def test_a_processor_that_does_not_fit_is_refused_before_any_work(tmp_path, processor):
+    model = tiny_model(processor, vision_config={"image_size": [96, 32]})
+    with pytest.raises(ValueError, match="makes .*64.*32.*, the model takes whole images resized to 96x32"):
+        export.export_onnx(model, processor, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_preprocessing_is_written_as_numbers(exported, processor):
     parameters = json.loads((exported[0] / "preprocessing.json").read_text())
     assert parameters["image"]["resample"] == Image.Resampling.BICUBIC
@@ -214,16 +271,21 @@ def test_preprocessing_is_written_as_numbers(exported, processor):
 def test_an_export_leaves_nothing_of_an_older_one_and_what_is_missing_is_named(tmp_path, processor):
     with pytest.raises(FileNotFoundError, match="has no preprocessing.json; write it with scripts/export.py"):
         OnnxRetrieval(tmp_path)
-    for name in ("image_encoder.int8.onnx", "image_encoder.onnx.data"):
+    for name in ("image_encoder.int8.onnx", "image_encoder.onnx.data", "text_encoder.pt2"):
         (tmp_path / name).touch()
-    export.export_onnx(tiny_model(), processor, tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("*.onnx*")) == ["image_encoder.onnx", "text_encoder.onnx"]
+    # What the caller's tokenizer remembers of its last call.
+    processor = copy.deepcopy(processor)
+    processor(text=["a man"], padding="max_length", max_length=33, truncation=True)
+    before = processor.tokenizer.backend_tokenizer.padding, processor.tokenizer.backend_tokenizer.truncation
+    export.export_onnx(tiny_model(processor), processor, tmp_path)
+    assert before == (processor.tokenizer.backend_tokenizer.padding, processor.tokenizer.backend_tokenizer.truncation)
+    assert sorted(path.name for path in tmp_path.glob("*_encoder*")) == ["image_encoder.onnx", "text_encoder.onnx"]
     with pytest.raises(FileNotFoundError, match="no int8 image encoder; it has fp32.*--int8"):
         OnnxRetrieval(tmp_path, int8=True)
 
 
 def test_half_precision_is_exported_in_float32_and_left_as_it_was(tmp_path, processor):
-    model = tiny_model().bfloat16()
+    model = tiny_model(processor).bfloat16()
     export.export_onnx(model, processor, tmp_path)
     assert next(model.parameters()).dtype == torch.bfloat16 and next(model.parameters()).requires_grad
     ids, mask = tokens(model, 2, 9)
@@ -251,24 +313,24 @@ def test_an_export_that_differs_is_refused(tmp_path, processor, monkeypatch):
 
     monkeypatch.setattr(export.TextEncoder, "forward", different)
     with pytest.raises(RuntimeError, match="text_encoder.onnx, run by onnxruntime, differs from PyTorch by 0.01"):
-        export.export_onnx(tiny_model(), processor, tmp_path)
+        export.export_onnx(tiny_model(processor), processor, tmp_path)
     assert not (tmp_path / "preprocessing.json").exists()
     with pytest.raises(RuntimeError, match="torch.export of the text encoder differs from PyTorch by 0.01"):
-        export.export_programs(tiny_model())
+        export.export_programs(tiny_model(processor))
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_names_the_extra(tmp_path, processor, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'needs the package {package},.*pip install "modeling_amns\[onnx\]"'):
-        export.export_onnx(tiny_model(), processor, tmp_path)
+        export.export_onnx(tiny_model(processor), processor, tmp_path)
 
 
 def test_the_script_reports_every_variant_on_a_benchmark(tmp_path, processor):
     from modeling_amns import load_benchmark, make_synthetic_benchmark
 
     make_synthetic_benchmark(tmp_path, train_identities=2, val_identities=4, test_identities=8)
-    model = tiny_model(text_config=processor.text_config_fields)
+    model = tiny_model(processor)
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     command = [sys.executable, ROOT / "scripts" / "export.py", tmp_path / "model", tmp_path / "out", "--int8"]
@@ -293,11 +355,14 @@ def test_each_row_of_the_comparison_is_the_encoder_that_it_names(exported, proce
     ids, mask = tokens(model, 2, 9)
 
     def first_entry(encoder, *args, **kwargs):
+        # Whatever the checkpoint's precision.
+        assert {parameter.dtype for parameter in encoder.parameters()} <= {torch.float32}
         with torch.no_grad():
             embeds = encoder.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
         return {"rank1": torch.nn.functional.normalize(embeds, dim=-1)[0, 0].item()}
 
     monkeypatch.setattr(export, "evaluate_retrieval", first_entry)
+    assert export.compare(copy.deepcopy(model).bfloat16(), processor, folder, {})
     rows = export.compare(model, processor, folder, {})
     runs = [OnnxRetrieval(folder, int8).sessions["text"] for int8 in (False, True)]
     full, small = (
@@ -314,3 +379,5 @@ def test_the_script_explains_bad_input_in_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("export.py: ")
     assert "Traceback" not in done.stderr
+    done = subprocess.run([*command[:-1], tmp_path], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 1 and "is the checkpoint itself" in done.stderr

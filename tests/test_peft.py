@@ -1,18 +1,27 @@
 """LoRA on both encoders: what is trained, the teacher, resumption, and what a run leaves."""
 
+import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CAPTIONS, IMAGE_SIZE, tiny_retrieval_model
+from conftest import CAPTIONS, IMAGE_SIZE, tiny_config, tiny_retrieval_model
 from training_run import PERSONS, as_split, make_trainer, tiny_pairs
 from transformers import TrainerCallback
 
 from modeling_amns import AMNSForPersonRetrieval, AMNSModel, AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
-from modeling_amns.adapters import AdapterArguments, add_adapters, load_adapter, load_weights, save_final
+from modeling_amns.adapters import (
+    AdapterArguments,
+    add_adapters,
+    check_adapter_options,
+    load_adapter,
+    load_weights,
+    save_final,
+)
 from modeling_amns.ema import ImageTeacher
 
 pytest.importorskip("peft")
@@ -190,6 +199,65 @@ def test_the_final_folder_holds_a_merged_model_and_the_adapter(start, tmp_path, 
     assert (features(untrained, pixels) - want).abs().max() > 0.1
     adapter = sum(path.stat().st_size for path in (tmp_path / "final" / "adapter").glob("*.safetensors"))
     assert adapter < (tmp_path / "final" / "model.safetensors").stat().st_size / 2
+
+
+def test_the_options_decide_rank_scale_dropout_and_layers(start):
+    model = adapted(start, lora_r=3, lora_alpha=6, lora_dropout=0.25, lora_target_modules=["fc1", "fc2"])
+    config = model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (3, 6, 0.25)
+    layers = {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if ".lora_A" in name}
+    assert layers == {"fc1", "fc2"}
+
+
+def test_an_adapter_finds_its_start_from_anywhere_and_says_when_it_is_gone(start, tmp_path, pixels, monkeypatch):
+    monkeypatch.chdir(start.parent)
+    model = randomise(adapted(start.name)).eval()
+    want = features(model.amns, pixels)
+    model.save_pretrained(tmp_path / "adapter")
+    model.config.save_pretrained(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    assert (features(load_adapter("adapter").eval().amns, pixels) - want).abs().max() < 1e-6
+    moved = shutil.copytree(start, tmp_path / "moved")
+    named = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    named["base_model_name_or_path"] = str(tmp_path / "gone")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(named))
+    with pytest.raises(FileNotFoundError, match="was trained on .*gone, which is not there. Pass the checkpoint"):
+        load_adapter("adapter")
+    assert (features(load_adapter("adapter", base=moved).eval().amns, pixels) - want).abs().max() < 1e-6
+    other = AMNSForPersonRetrieval(tiny_config(text_config={"hidden_size": 48}))
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="was not trained on .*other: its weights have other shapes"):
+        load_adapter("adapter", base=tmp_path / "other")
+
+
+def test_a_checkpoint_of_a_run_loads_as_an_adapter_and_is_no_model(start, tmp_path, pixels):
+    trainer = make_lora_trainer(start, tmp_path, max_steps=2, save_strategy="steps", save_steps=2, temperature=0.05)
+    trainer.train()
+    checkpoint = tmp_path / "output" / "checkpoint-2"
+    want = features(trainer.model.eval().amns, pixels)
+    loaded = load_adapter(checkpoint).eval()
+    assert (features(loaded.amns, pixels) - want).abs().max() < 1e-6
+    assert loaded.amns.logit_scale.exp().item() == pytest.approx(20)
+    with pytest.raises(ValueError, match="holds LoRA adapters, no model. Put them onto .*load_adapter"):
+        AMNSModel.from_pretrained(checkpoint)
+
+
+def test_adapters_on_a_bfloat16_start_are_merged_without_rounding(start, tmp_path, pixels):
+    trainer = make_lora_trainer(start, tmp_path, max_steps=1)
+    trainer.train()
+    trainer.model.base_model.bfloat16()
+    randomise(trainer.model)
+    want = features(copy.deepcopy(trainer.model).float().eval().amns, pixels)
+    save_final(trainer, tmp_path / "final")
+    merged = AMNSModel.from_pretrained(tmp_path / "final").eval()
+    assert merged.dtype == torch.float32 and (features(merged, pixels) - want).abs().max() < 1e-5
+
+
+def test_lora_options_without_use_peft_are_refused():
+    check_adapter_options(AdapterArguments())
+    check_adapter_options(AdapterArguments(use_peft=True, lora_r=4))
+    with pytest.raises(ValueError, match="lora_r, lora_target_modules without use_peft: all weights would be trained"):
+        check_adapter_options(AdapterArguments(lora_r=4, lora_target_modules=["fc1"]))
 
 
 def test_the_gradient_cache_gives_the_adapters_the_plain_gradient(start, tmp_path):

@@ -35,6 +35,19 @@ def test_sixteen_bit_greys_are_scaled_not_clipped():
     assert to_rgb(grey).getpixel((0, 0)) == (128, 128, 128)
 
 
+@pytest.mark.parametrize("name, mode", [("a.png", "P"), ("a.png", "RGB"), ("a.png", "L"), ("a.gif", "P")])
+def test_a_colour_that_a_file_calls_transparent_keeps_its_pixels(processor, tmp_path, name, mode):
+    """The image processor by itself paints it white."""
+    grey = Image.new("RGB", (20, 40), (60, 60, 60)).convert(mode, palette=Image.Palette.ADAPTIVE)
+    first = grey.getpixel((0, 0))
+    grey.save(tmp_path / name, transparency=first)
+    opened = Image.open(tmp_path / name)
+    assert "transparency" in opened.info
+    assert to_rgb(opened).getpixel((0, 0)) == (60, 60, 60)
+    want = processor(images=Image.new("RGB", (20, 40), (60, 60, 60)), return_tensors="pt").pixel_values
+    assert torch.equal(processor(images=opened, return_tensors="pt").pixel_values, want)
+
+
 def test_the_rotation_of_a_camera_is_applied():
     image = Image.new("RGB", (4, 2))
     image.getexif()[0x0112] = 6

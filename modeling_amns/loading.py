@@ -1,0 +1,86 @@
+"""A checkpoint as tools use it: model and processor, both whole and fit for each other."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from .configuration_amns import AMNSTextConfig
+from .modeling_amns import AMNSModel
+from .processing_amns import AMNSProcessor
+
+Part = TypeVar("Part")
+
+
+def load_checkpoint(
+    checkpoint: str | Path, image_size: Sequence[int] | None = None, **options
+) -> tuple[AMNSModel, AMNSProcessor]:
+    """Loads the dual encoder in eval mode, with its processor.
+
+    `from_pretrained` of transformers fills what a folder lacks, weights at random and a tokenizer with nothing, and
+    goes on. That is of use to those who train; a tool that embeds, exports or pushes must not.
+
+    Args:
+        checkpoint: AMNS or CLIP checkpoint: folder or Hub id.
+        image_size: (height, width) in pixels instead of the checkpoint's own. A CLIP checkpoint needs it, whose
+            processor crops a square.
+        options: of `AMNSModel.from_pretrained`, e.g. `dtype`.
+    Raises:
+        ValueError: a part can't be read, weights are missing, or model and processor do not fit.
+        OSError: there is no such folder or repository.
+    """
+    size = {} if image_size is None else {"image_size": list(image_size)}
+    model, found = _read(
+        checkpoint,
+        "model",
+        lambda: AMNSModel.from_pretrained(checkpoint, output_loading_info=True, **size, **options),
+    )
+    if found["missing_keys"]:
+        names = sorted(found["missing_keys"])
+        raise ValueError(
+            f"{checkpoint}: {len(names)} weights are missing, {names[0]} first; they would be random. Take a "
+            "checkpoint that was written as a whole."
+        )
+    processor = _read(checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint, **size))
+    check_fit(model, processor, str(checkpoint))
+    return model.eval(), processor
+
+
+def check_fit(model: AMNSModel, processor: AMNSProcessor, name: str = "The processor") -> None:
+    """A ValueError if a processor does not make what a model takes."""
+    images, wanted = processor.image_processor, tuple(model.config.vision_config.image_size)
+    skipped = [step for step in ("resize", "rescale", "normalize") if not getattr(images, f"do_{step}")]
+    if images.do_center_crop or skipped or images.size.get("height") is None or processor.image_size != wanted:
+        found = f"skips {', '.join(skipped)}" if skipped else f"makes {dict(images.size)}"
+        if images.do_center_crop:
+            found = f"crops {dict(images.crop_size)} from the centre"
+        raise ValueError(
+            f"{name}: the processor {found}, the model takes whole images resized to {wanted[0]}x{wanted[1]}. Load "
+            "both with image_size=[height, width], as a CLIP checkpoint needs."
+        )
+    tokenizer, text = processor.tokenizer, model.config.text_config
+    end = end_token_id(text)
+    if len(tokenizer) > text.vocab_size or tokenizer.eos_token_id != end:
+        raise ValueError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens and ends captions with {tokenizer.eos_token_id}, the "
+            f"model has {text.vocab_size} and looks for {end}. Is tokenizer.json missing, or of another model?"
+        )
+
+
+def end_token_id(config: AMNSTextConfig) -> int:
+    """The id at which a text encoder pools; in old CLIP configurations 2 stands for "the largest id"."""
+    return config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
+
+
+def _read(checkpoint: str | Path, part: str, load: Callable[[], Part]) -> Part:
+    try:
+        return load()
+    except OSError:
+        raise
+    # Whatever the libraries below raise of a file that is cut off or does not fit the others: many kinds of errors.
+    except Exception as error:
+        raise ValueError(
+            f"{checkpoint}: the {part} can't be read, was it copied in full? {type(error).__name__}: {error}"
+        ) from error
+
+
+__all__ = ["check_fit", "end_token_id", "load_checkpoint"]
