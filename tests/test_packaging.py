@@ -1,6 +1,9 @@
 """The wheel, built and unpacked beside nothing else of the source."""
 
+import ast
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 # What runs from the unpacked wheel alone, in a folder where there is no source.
@@ -80,3 +84,40 @@ def test_an_installed_wheel_runs_without_the_source(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "'rank1': 100.0" in done.stdout
+
+
+def requirements(wheel) -> dict[str, set[str]]:
+    """Names of what a wheel requires, by extra; "" for what it always requires."""
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    found: dict[str, set[str]] = {}
+    for line in email.message_from_bytes(archive.read(name)).get_all("Requires-Dist"):
+        requirement = Requirement(line)
+        extra = re.search(r'extra == "([^"]+)"', str(requirement.marker))
+        found.setdefault(extra[1] if extra else "", set()).add(requirement.name.lower().replace("_", "-"))
+    return found
+
+
+def test_what_is_imported_is_required(wheel):
+    required = requirements(wheel)
+    for extra, packages in {
+        "onnx": {"onnx", "onnxscript", "onnxruntime"},
+        "peft": {"peft"},
+        "sentence-transformers": {"sentence-transformers"},
+        "tensorboard": {"tensorboard"},
+        "trackio": {"trackio"},
+    }.items():
+        assert required[extra] == packages and packages <= required["test"]
+    imported = set()
+    for file in (*(ROOT / "modeling_amns").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    own = {file.stem for file in (ROOT / "scripts").glob("*.py")} | {"modeling_amns", "amns_onnx"}
+    names = {"PIL": "pillow", "yaml": "pyyaml"}
+    imported = {names.get(name, name).lower().replace("_", "-") for name in imported - own - sys.stdlib_module_names}
+    # datasets is made of these two and requires them itself; cards are rendered by huggingface_hub with jinja2.
+    assert imported - {"pyarrow", "tqdm"} <= set.union(*required.values()), imported
+    assert {"torch", "jinja2"} <= required[""]

@@ -16,21 +16,21 @@ from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging
 
-from modeling_amns import AMNSForPersonRetrieval, AMNSModel, AMNSProcessor
+from modeling_amns import AMNSForPersonRetrieval, AMNSModel, AMNSProcessor, make_synthetic_benchmark
 
-# A tiny training run in which opening a connection is an error.
+# A run in which opening a connection is an error.
 TRACKED = """
 import socket, sys
-from pathlib import Path
 def refuse(*args, **kwargs):
     raise AssertionError("a connection was opened")
 socket.socket.connect = refuse
-sys.path.insert(0, sys.argv[1])
-from training_run import make_trainer
-options = {"report_to": "trackio", "project": "people", "run_name": "first"}
-trainer = make_trainer(Path(sys.argv[2]), max_steps=3, per_device_train_batch_size=8, **options)
-trainer.train()
-trainer.evaluate()
+from modeling_amns import recipe
+small = '{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}'
+options = ["--data_root", sys.argv[1], "--output_dir", "out", "--image_size", "64", "32", "--vocab_size", "600"]
+options += ["--vision_config", small, "--text_config", small, "--projection_dim", "16", "--use_cpu", "true"]
+options += ["--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--logging_steps", "1"]
+options += ["--keep_ratio", "1", "--report_to", "trackio", "--project", "people"]
+recipe.run(*recipe.parse_arguments(options))
 """
 
 
@@ -104,11 +104,17 @@ def test_one_modality_alone_gives_its_embeddings_and_no_logits(checkpoint, peopl
 
 def test_trackio_records_a_run_without_the_network(tmp_path):
     pytest.importorskip("trackio")
-    env = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", TRACKED, str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+    sizes = {"train_identities": 8, "val_identities": 3, "test_identities": 3, "images_per_identity": 2}
+    make_synthetic_benchmark(tmp_path / "data", **sizes, image_size=(64, 32), num_workers=1)
+    root = str(Path(__file__).parents[1])
+    env = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
+    command = [sys.executable, "-c", TRACKED, str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     with sqlite3.connect(tmp_path / "trackio" / "people.db") as database:
-        rows = [json.loads(row) for (row,) in database.execute("SELECT metrics FROM metrics ORDER BY step, id")]
-    assert sum("train/loss_bsdm" in row for row in rows) == 3
-    assert any("eval/rank1" in row for row in rows)
+        entries = database.execute("SELECT run_name, metrics FROM metrics ORDER BY step, id").fetchall()
+    rows = [json.loads(row) for _, row in entries]
+    assert sum("train/loss_bsdm" in row for row in rows) == 4
+    assert any("eval/rank1" in row for row in rows) and any("test/rank1" in row for row in rows)
+    # One run, the figures on test in it too.
+    assert len({name for name, _ in entries}) == 1 and entries[0][0].startswith("out ")

@@ -69,3 +69,12 @@ def test_a_loaded_folder_is_of_our_classes_in_this_process_too(tmp_path, process
     assert type(AutoConfig.from_pretrained(tmp_path)) is AMNSConfig
     assert type(AutoModel.from_pretrained(tmp_path)) is AMNSModel
     assert type(AutoProcessor.from_pretrained(tmp_path)) is AMNSProcessor
+
+
+def test_what_stands_in_for_a_class_acts_as_it(config):
+    from transformers import MODEL_MAPPING
+
+    registered = MODEL_MAPPING[AMNSConfig]
+    model = registered(config)
+    assert type(model) is AMNSModel and isinstance(model, registered) and issubclass(AMNSModel, registered)
+    assert not isinstance(config, registered) and registered.__name__ == "AMNSModel"
