@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from .configuration_amns import AMNSTextConfig
 from .modeling_amns import AMNSModel
 from .processing_amns import AMNSProcessor
@@ -28,6 +31,14 @@ def load_checkpoint(
         ValueError: a part can't be read, weights are missing, or model and processor do not fit.
         OSError: there is no such folder or repository.
     """
+    if not Path(checkpoint).exists():
+        try:
+            validate_repo_id(str(checkpoint))
+        except HFValidationError as error:
+            raise FileNotFoundError(
+                f"There is no folder {checkpoint}, and no id of the Hub is written so; pass a checkpoint's folder or "
+                "ORG/NAME."
+            ) from error
     size = {} if image_size is None else {"image_size": list(image_size)}
     model, found = _read(
         checkpoint,
