@@ -42,12 +42,16 @@ class PushesCheckpoints:
         """As `Trainer`.
 
         Raises:
+            huggingface_hub.errors.LocalTokenNotFoundError: there is no token; the client alone would say so only after
+                training, where the repository is there already.
             ValueError: a private repository is asked for and a public one of that name is there.
         """
+        if not self.is_world_process_zero():
+            return
+        api = client(token or self.args.hub_token)
         super().init_hf_repo(token=token, private=private)
-        private = self.args.hub_private_repo if private is None else private
-        if private and self.is_world_process_zero():
-            refuse_public(client(token or self.args.hub_token), self.hub_model_id)
+        if self.args.hub_private_repo if private is None else private:
+            refuse_public(api, self.hub_model_id)
 
     def create_model_card(
         self, license: str | None = None, tags: str | list[str] | None = None, model_name: str | None = None, **kwargs

@@ -412,7 +412,7 @@ def test_a_run_that_cannot_be_pushed_shows_its_figures_and_how_to_push_it_later(
     # Without a token nothing begins.
     done = train(hub, tmp_path, "--model_name_or_path", checkpoint, "--output_dir", tmp_path / "new", token=None)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "Invalid username or password" in done.stderr.splitlines()[-1] and not (tmp_path / "new").exists()
+    assert "There is no Hugging Face token" in done.stderr.splitlines()[-1] and not (tmp_path / "new").exists()
 
 
 def test_model_and_processor_push_themselves(hub, tmp_path, checkpoint, processor):
