@@ -20,6 +20,8 @@ extras["test"] = [
     "pytest>=9",
     "pytest-xdist>=3.8",
     "ruff>=0.17",
+    # A test builds the wheel as this environment stands.
+    "setuptools>=77",
     *(package for extra in extras.values() for package in extra),
 ]
 
