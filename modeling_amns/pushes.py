@@ -49,8 +49,11 @@ class PushesCheckpoints:
         if not self.is_world_process_zero():
             return
         api = client(token or self.args.hub_token)
-        super().init_hf_repo(token=token, private=private)
-        if self.args.hub_private_repo if private is None else private:
+        if private is not None:
+            # Older releases of transformers read it from there only.
+            self.args.hub_private_repo = private
+        super().init_hf_repo(token=token)
+        if self.args.hub_private_repo:
             refuse_public(api, self.hub_model_id)
 
     def create_model_card(
