@@ -91,8 +91,9 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(run.get(name) or kind(), kind):
             raise ValueError(f"{file}: {name} must be a JSON {kind.__name__}, found {run[name]!r}; train anew.")
-    wanted, found = run.get("weights_sha256"), weights_sha256(folder)
-    if wanted and found and wanted != found:
+    wanted = run.get("weights_sha256")
+    # Read through only if there is something to compare with: checkpoints are pushed while training waits.
+    if wanted and weights_sha256(folder) not in (None, wanted):
         logger.warning_once(f"{file} describes other weights than those beside it; it is left out.")
         return {}
     return run
