@@ -4,22 +4,19 @@ import shutil
 import tempfile
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitInfo, DatasetCard, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub import CommitInfo, DatasetCard
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .cards import PICTURES, RESULTS, dataset_card, is_synthetic, model_card, read_run
 from .data.benchmarks import load_benchmark
 from .loading import load_checkpoint
+from .repository import LEFTOVERS, client, make_repository, push_model, refuse_public
 
-# What an earlier push may have left of which this one has none: reports, and weights in more than one file.
-LEFTOVERS = (RESULTS, *PICTURES, "model-*-of-*.safetensors", SAFE_WEIGHTS_INDEX_NAME)
 # Without its tokenizer's file a processor would still load, with an empty vocabulary.
 PARTS = ("config.json", "processor_config.json", "tokenizer.json")
 
@@ -111,7 +108,7 @@ def push_checkpoint(
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         stage_checkpoint(checkpoint, repo_id, folder, license, pictures, **card)
-        _make_repo(api, repo_id, private, revision)
+        make_repository(api, repo_id, private, revision)
         upload = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -125,41 +122,6 @@ def push_checkpoint(
             staged = stack.pop_all()
             upload.add_done_callback(lambda _: staged.close())
         return upload
-
-
-def push_model(
-    model: PreTrainedModel,
-    repo_id: str,
-    *,
-    commit_message: str | None = "Upload model",
-    commit_description: str | None = None,
-    private: bool | None = None,
-    token: bool | str | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    max_shard_size: int | str = "50GB",
-    tags: list[str] | None = None,
-) -> CommitInfo:
-    """What `model.push_to_hub` does: uploads a model as it stands in memory, whole, with a card without figures.
-
-    Figures and pictures of an earlier push are removed: they are those of other weights. The processor, which is
-    pushed by itself, stays. Arguments, result and errors of the client are those of `PreTrainedModel.push_to_hub`;
-    `private=True` refuses a repository that is public.
-    """
-    api = client(None if token is True else token)
-    repo_id = _make_repo(api, repo_id, private, None if create_pr else revision)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
-        model_card(folder, repo_id, tags=tags).save(Path(folder) / "README.md")
-        return api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            revision=revision,
-            create_pr=create_pr,
-            commit_message=commit_message or "Upload model",
-            commit_description=commit_description,
-            delete_patterns=list(LEFTOVERS),
-        )
 
 
 def push_metric(repo_id: str, token: str | None = None) -> CommitInfo:
@@ -194,7 +156,7 @@ def push_synthetic(root: str | Path, repo_id: str, private: bool | None = None, 
     for split in ("val", "test"):
         pairs = _as_pairs(load_benchmark("synthetic-pedes", root, split))
         splits[split] = pairs.select_columns(splits["train"].column_names)
-    _make_repo(api, repo_id, private, repo_type="dataset")
+    make_repository(api, repo_id, private, repo_type="dataset")
     DatasetDict(splits).push_to_hub(repo_id, token=token)
     lines = ["| split | pairs | images | persons |", "| --- | ---: | ---: | ---: |"]
     for split, pairs in splits.items():
@@ -206,46 +168,6 @@ def push_synthetic(root: str | Path, repo_id: str, private: bool | None = None, 
     for name in ("dataset_info", "configs"):
         card.data[name] = written.data.get(name)
     api.upload_file(path_or_fileobj=str(card).encode(), path_in_repo="README.md", repo_id=repo_id, repo_type="dataset")
-
-
-def client(token: str | None) -> HfApi:
-    """The client of a token, one for all its pushes, which it runs in the background one after the other.
-
-    Raises:
-        huggingface_hub.errors.LocalTokenNotFoundError: there is no token; asked before any work, so that it is an
-            error of the first second.
-    """
-    if not (token or get_token()):
-        raise LocalTokenNotFoundError(
-            "There is no Hugging Face token. Run `hf auth login`, or set HF_TOKEN to a token that may write."
-        )
-    return _client(token)
-
-
-@cache
-def _client(token: str | None) -> HfApi:
-    return HfApi(token=token)
-
-
-def refuse_public(api: HfApi, repo_id: str, repo_type: str = "model") -> None:
-    """A ValueError if a repository is public."""
-    if not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise ValueError(
-            f"{repo_id} is there and public, private is asked for; nothing was uploaded. Make it private in its "
-            "settings, or push under another name."
-        )
-
-
-def _make_repo(
-    api: HfApi, repo_id: str, private: bool | None, revision: str | None = None, repo_type: str = "model"
-) -> str:
-    """Makes repository and branch if need be; its full id."""
-    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
-    if private:
-        refuse_public(api, repo_id, repo_type)
-    if revision and not revision.startswith("refs/pr/"):
-        api.create_branch(repo_id, repo_type=repo_type, branch=revision, exist_ok=True)
-    return repo_id
 
 
 def _as_pairs(split: DatasetDict) -> Dataset:

@@ -95,10 +95,10 @@ class AMNSPreTrainedModel(CLIPPreTrainedModel):
         of a run are pushed by its trainer or by `modeling_amns.hub.push_checkpoint`."""
         try:
             # By name: this file is copied beside weights and must not need the rest of the package there.
-            hub = importlib.import_module("modeling_amns.hub")
+            repository = importlib.import_module("modeling_amns.repository")
         except ModuleNotFoundError:
             return super().push_to_hub(repo_id, **kwargs)
-        return hub.push_model(self, repo_id, **kwargs)
+        return repository.push_model(self, repo_id, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):

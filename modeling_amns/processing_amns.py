@@ -4,12 +4,12 @@ import html
 import json
 from collections.abc import Iterable
 
-import numpy as np
-from PIL import Image, ImageOps
 from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils import is_torchvision_available
+
+from .image_modes_amns import to_rgb
 
 if is_torchvision_available():
     from transformers import CLIPImageProcessor
@@ -118,27 +118,6 @@ class AMNSProcessor(ProcessorMixin):
         if images is not None:
             images = to_rgb(images) if not isinstance(images, (list, tuple)) else [to_rgb(image) for image in images]
         return super().__call__(images=images, text=text, **kwargs)
-
-
-def to_rgb(image):
-    """A PIL image in RGB, upright; anything else (array, tensor) is returned as it is.
-
-    EXIF rotation is applied. 16-bit greys keep their upper byte (PIL alone would clip them to white). Transparency is
-    dropped, as CLIP's own preprocessing does.
-    """
-    if not isinstance(image, Image.Image):
-        return image
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    elif image.mode == "La":
-        image = image.convert("LA")
-    image = image.convert("RGB")
-    # One colour that a palette, PNG or GIF calls transparent; the image processor would paint it white.
-    image.info.pop("transparency", None)
-    return image
 
 
 def clean_caption(caption: str) -> str:

@@ -12,7 +12,8 @@ from transformers.utils.hub import PushInProgress
 
 from .adapters import has_adapters
 from .cards import PICTURES, model_card
-from .hub import client, push_checkpoint, refuse_public
+from .hub import push_checkpoint
+from .repository import client, refuse_public
 from .training_args import AMNSTrainingArguments
 
 logger = logging.get_logger(__name__)

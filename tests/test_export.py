@@ -21,8 +21,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from modeling_amns import amns_onnx  # noqa: E402
-from modeling_amns.amns_onnx import OnnxRetrieval  # noqa: E402
+from modeling_amns.export import amns_onnx  # noqa: E402
+from modeling_amns.export.amns_onnx import OnnxRetrieval  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"]

@@ -11,7 +11,7 @@ from conftest import CAPTIONS, REFUSE_THE_PACKAGE, tiny_retrieval_model
 from PIL import Image
 
 from modeling_amns import AMNSModel
-from modeling_amns.sentence import export_sentence_transformer
+from modeling_amns.export import export_sentence_transformer
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from modeling_amns.data.synthetic import LAYOUTS, make_synthetic_benchmark, plan_benchmark
-from modeling_amns.data.synthetic_camera import CAMERAS
-from modeling_amns.data.synthetic_captions import WRONG_RATE
-from modeling_amns.data.synthetic_people import ATTRIBUTES, NONE, visible_attributes
+from modeling_amns.data.synthetic.camera import CAMERAS
+from modeling_amns.data.synthetic.captions import WRONG_RATE
+from modeling_amns.data.synthetic.people import ATTRIBUTES, NONE, visible_attributes
 
 SMALL = {"train_identities": 6, "val_identities": 3, "test_identities": 4, "images_per_identity": 2}
 
@@ -32,7 +32,7 @@ def digest(folder):
 
 
 def test_same_seed_gives_same_bytes_whatever_the_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_amns.data.synthetic.MIN_PARALLEL_IMAGES", 1)
+    monkeypatch.setattr("modeling_amns.data.synthetic.benchmark.MIN_PARALLEL_IMAGES", 1)
     one = make_synthetic_benchmark(tmp_path / "one", **SMALL, num_workers=1)
     two = make_synthetic_benchmark(tmp_path / "two", **SMALL, num_workers=2)
     other = make_synthetic_benchmark(tmp_path / "other", **SMALL, seed=1, num_workers=1)
@@ -94,7 +94,7 @@ def test_a_finished_benchmark_is_left_alone(tmp_path):
 
 def test_a_failure_leaves_no_annotation_and_the_next_call_completes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("modeling_amns.data.synthetic.render_image", lambda *_: 1 / 0)
+        patch.setattr("modeling_amns.data.synthetic.benchmark.render_image", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             make_synthetic_benchmark(tmp_path / "a", **SMALL)
     assert not (tmp_path / "a/synthetic-pedes/reid_raw.json").exists()

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..processing_amns import to_rgb
+from ..image_modes_amns import to_rgb
 
 # A JPEG is decoded at a fraction of its size while that is at least this many times the size wanted: the decoder
 # averages what the resize would have averaged. `scripts/benchmark.py data` prints how far the pixels differ.

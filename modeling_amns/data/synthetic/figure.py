@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .synthetic_camera import Shot
-from .synthetic_head import Head
-from .synthetic_pen import Colour, Pen, Points, darker, edge
-from .synthetic_people import NONE, Person, near_side
+from .camera import Shot
+from .head import Head
+from .pen import Colour, Pen, Points, darker, edge
+from .people import NONE, Person, near_side
 
 COLOURS: dict[str, Colour] = {
     "black": (30, 30, 34), "white": (242, 242, 240), "grey": (138, 140, 144), "red": (212, 28, 38),

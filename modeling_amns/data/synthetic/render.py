@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from .synthetic_camera import CAMERAS, HEIGHT, Shot, draw_background, draw_occluder, photograph
-from .synthetic_figure import Body, Figure
-from .synthetic_pen import MIDDLE, Pen
-from .synthetic_people import Person
+from .camera import CAMERAS, HEIGHT, Shot, draw_background, draw_occluder, photograph
+from .figure import Body, Figure
+from .pen import MIDDLE, Pen
+from .people import Person
 
 # Drawn larger, then reduced: smooth edges without blurring what an image can show.
 SUPERSAMPLING = 2

@@ -1,7 +1,7 @@
 """Heads of `synthetic-pedes`: hair, face, glasses, masks, hats. Units as in `synthetic_pen`; side views face right."""
 
-from .synthetic_pen import Colour, Pen, Points, darker, edge
-from .synthetic_people import NONE, Person
+from .pen import Colour, Pen, Points, darker, edge
+from .people import NONE, Person
 
 HAIR_COLOURS: dict[str, Colour] = {
     "black": (28, 25, 25),

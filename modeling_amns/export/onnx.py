@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .evaluation import evaluate_retrieval
-from .extras import require
-from .loading import check_fit, end_token_id
-from .modeling_amns import AMNSModel
-from .processing_amns import MAX_TOKENS, AMNSProcessor
+from ..evaluation import evaluate_retrieval
+from ..extras import require
+from ..loading import check_fit, end_token_id
+from ..modeling_amns import AMNSModel
+from ..processing_amns import MAX_TOKENS, AMNSProcessor
 
 # Largest difference of an embedding's entry (of a vector of length 1) that an export may show.
 TOLERANCE = 1e-4

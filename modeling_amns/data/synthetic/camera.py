@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .synthetic_people import VIEWS
+from .people import VIEWS
 
 HEIGHT = 128.0
 VIEW_SHARES = (0.40, 0.28, 0.16, 0.16)

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from datasets.utils import tqdm
 
-from .annotations import SYNTHETIC_MARK
-from .synthetic_camera import CAMERAS, Shot, draw_shot
-from .synthetic_captions import Caption, write_captions
-from .synthetic_figure import draw_body
-from .synthetic_people import SPLITS, Person, draw_people
-from .synthetic_render import render_image
+from ..annotations import SYNTHETIC_MARK
+from .camera import CAMERAS, Shot, draw_shot
+from .captions import Caption, write_captions
+from .figure import draw_body
+from .people import SPLITS, Person, draw_people
+from .render import render_image
 
 GENERATOR_VERSION = "1.1"
 JPEG_QUALITY = 92

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .synthetic_people import (
+from .people import (
     ATTRIBUTES,
     BAG_COLOURS,
     BRIGHT_COLOURS,
