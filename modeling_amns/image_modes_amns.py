@@ -1,4 +1,4 @@
-"""Images of every mode to upright RGB, the one place where that is decided; copied beside weights with the processor."""
+"""Images of every mode to upright RGB, the one place where that is decided; copied with the processor."""
 
 import numpy as np
 from PIL import Image, ImageOps

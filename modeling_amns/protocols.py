@@ -1,6 +1,6 @@
 """What an encoder and a processor owe everybody else, as `typing.Protocol`s.
 
-Trainer, teacher, embedding and export know these and no class; another family of encoders is one folder that keeps them.
+Trainer, teacher, embedding and export know these and no class; another family of encoders is one folder.
 """
 
 from collections.abc import Sequence
