@@ -16,7 +16,7 @@ from modeling_amns import load_benchmark
 from modeling_amns.data.benchmarks import BENCHMARKS
 from modeling_amns.export import compare, export_onnx, export_programs
 from modeling_amns.loading import load_checkpoint
-from modeling_amns.recipe import figures_table
+from modeling_amns.report import figures_table
 
 
 def parse_arguments() -> argparse.Namespace:
