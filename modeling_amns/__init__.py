@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .data.synthetic import make_synthetic_benchmark
     from .modeling_amns import AMNSForPersonRetrieval, AMNSModel
     from .processing_amns import AMNSProcessor
+    from .report import RunReport
     from .trainer import AMNSTrainer
     from .training_args import AMNSTrainingArguments
 
@@ -28,6 +29,7 @@ _LAZY = {
     "AMNSProcessor": "processing_amns",
     "AMNSTrainer": "trainer",
     "AMNSTrainingArguments": "training_args",
+    "RunReport": "report",
     "inject_noise": "data.noise",
     "load_benchmark": "data.benchmarks",
     "load_pairs": "data.pairs",
@@ -57,6 +59,7 @@ __all__ = [
     "AMNSTrainer",
     "AMNSTrainingArguments",
     "AMNSVisionConfig",
+    "RunReport",
     "__version__",
     "inject_noise",
     "load_benchmark",
