@@ -47,7 +47,10 @@ def cached_backward(
         with quiet, _replayed(state):
             outputs = forward(chunk)
             stop = start + len(next(iter(outputs.values())))
-            reached = {name: value for name, value in outputs.items() if leaves[name].grad is not None}
+            # Of a frozen encoder there is no way back into parameters.
+            reached = {
+                name: value for name, value in outputs.items() if leaves[name].grad is not None and value.requires_grad
+            }
             torch.autograd.backward(list(reached.values()), [leaves[name].grad[start:stop] for name in reached])
         start = stop
     return loss
