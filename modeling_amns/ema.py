@@ -31,8 +31,9 @@ class _InTypesOf(nn.Module):
 class ImageTeacher(AveragedModel):
     """theta' <- m theta' + (1 - m) theta after every optimizer step, float32, without gradient, always in eval mode.
 
-    The decay m ramps up: at update t = 1, 2, ... it is min(decay, (1 + t) / (10 + t)), which begins with 2/11, so that
-    an early teacher is not the random start. When the student is float32 or lower the average stays float32: a step of (1 - m) would vanish in bfloat16.
+    The decay m ramps up: at update t = 1, 2, ... it is min(decay, (1 + t) / (10 + t)), beginning with 2/11, so that an
+    early teacher is not the random start. When the student is float32 or lower the average stays float32: a step of
+    (1 - m) would vanish in bfloat16.
 
     Args:
         model: the student, an `AMNSModel`, of which it copies the image side (`image_tower`).

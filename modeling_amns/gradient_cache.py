@@ -43,15 +43,18 @@ def cached_backward(
     start = 0
     for number, (chunk, state) in enumerate(zip(chunks, states)):
         last = number == len(chunks) - 1
-        quiet = contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
+        # Wrapped for distribution, a model averages its gradients at each backward pass outside of this.
+        no_sync = getattr(model, "no_sync", contextlib.nullcontext)
+        quiet = contextlib.nullcontext() if last else no_sync()
         with quiet, _replayed(state):
             outputs = forward(chunk)
             stop = start + len(next(iter(outputs.values())))
             # Of a frozen encoder there is no way back into parameters.
-            reached = {
-                name: value for name, value in outputs.items() if leaves[name].grad is not None and value.requires_grad
-            }
-            torch.autograd.backward(list(reached.values()), [leaves[name].grad[start:stop] for name in reached])
+            gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+            reached = [name for name in gradients if outputs[name].requires_grad]
+            torch.autograd.backward(
+                [outputs[name] for name in reached], [gradients[name][start:stop] for name in reached]
+            )
         start = stop
     return loss
 

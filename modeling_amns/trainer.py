@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
 from .adapters import save_configuration
-from .checkpoints import WholeCheckpointsMixin
+from .checkpoints import WholeCheckpoints
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
 from .data.sampler import IdentitySampler, RandomPairSampler
 from .data.transforms import augment_images
@@ -51,7 +51,7 @@ class _StepKeeper(TrainerCallback):
             self.trainer.teacher.update(self.trainer.student)
 
 
-class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
+class AMNSTrainer(PushesCheckpoints, WholeCheckpoints, Trainer):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
