@@ -236,10 +236,10 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     if kind not in "iuf":
         raise ValueError(f"An image holds numbers or booleans, found an array of {values.dtype}.")
     low, high = values.min(), values.max()
-    if kind in "iu" and 0 <= low and high <= 65535:
+    if kind in "iu" and low >= 0 and high <= 65535:
         return (values if high <= 255 else values >> 8).astype(np.uint8)
     # An image in [0, 1] that was sharpened or resized may reach 1.1. In [0, 255] nothing but black ends there.
-    if kind == "f" and -_SLACK <= low and (high <= 1 + _SLACK or 2 <= high <= 255 + _SLACK):
+    if kind == "f" and low >= -_SLACK and (high <= 1 + _SLACK or 2 <= high <= 255 + _SLACK):
         scaled = values.astype(np.float64) * (255 if high <= 1 + _SLACK else 1)
         return np.rint(scaled.clip(0, 255)).astype(np.uint8)
     raise ValueError(

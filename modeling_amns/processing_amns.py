@@ -77,16 +77,9 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
         return super().from_dict(saved, **kwargs)
 
     @property
-    def scale_and_shift(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What turns bytes into model inputs: `bytes * scale - shift` in float32, for each channel.
-
-        Rescaling and normalisation in one, each only where it is on.
-        """
-        return _scale_and_shift(
-            self.rescale_factor if self.do_rescale else 1.0,
-            self.image_mean if self.do_normalize else 0.0,
-            self.image_std if self.do_normalize else 1.0,
-        )
+    def normalization(self) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+        """Rescale factor, mean and deviation in force, the latter two of each channel; 1, 0, 1 where a step is off."""
+        return _normalization(self.do_rescale, self.rescale_factor, self.do_normalize, self.image_mean, self.image_std)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Left to `process_image`, which reads paths and URLs without losing their mode."""
@@ -132,12 +125,8 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
         return_tensors: str | TensorType | None,
         **kwargs: Any,
     ) -> BatchFeature:
-        scale, shift = _scale_and_shift(
-            rescale_factor if do_rescale else 1.0,
-            (image_mean if do_normalize else None) or 0.0,
-            (image_std if do_normalize else None) or 1.0,
-        )
-        factor, offset = (np.float32(values)[:, None, None] for values in (scale, shift))
+        used = _normalization(do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+        scale, shift = (values[:, None, None] for values in _scale_and_shift(*used))
         processed = []
         for image in images:
             if do_resize:
@@ -145,7 +134,7 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
             if do_center_crop:
                 image = self.center_crop(image, crop_size)
             if do_rescale or do_normalize:
-                image = image.astype(np.float32) * factor - offset
+                image = image.astype(np.float32) * scale - shift
             processed.append(image)
         if do_pad:
             processed = self.pad(processed, pad_size=pad_size)
@@ -311,7 +300,7 @@ class AMNSProcessor(ProcessorMixin):
 
         The same bits as `pixel_values` of a call.
         """
-        scale, shift = (_channels(values, images.device) for values in self.image_processor.scale_and_shift)
+        scale, shift = _on_device(*self.image_processor.normalization, images.device)
         # In place and in the order of rows: on a CPU new memory and strided bytes cost more than the arithmetic.
         values = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         return values.mul_(scale).sub_(shift)
@@ -325,19 +314,33 @@ class AMNSProcessor(ProcessorMixin):
             return self.tokenizer(cleaned, truncation=True, max_length=self.max_tokens)["input_ids"]
 
 
-@functools.lru_cache(maxsize=32)
-def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    # Kept, so that a step on a GPU copies nothing; outside inference mode, so that any step may use it.
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+def _normalization(
+    do_rescale: bool,
+    rescale_factor: float,
+    do_normalize: bool,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    mean, std = (mean, std) if do_normalize and mean is not None and std is not None else (0.0, 1.0)
+    means, deviations = (tuple(np.broadcast_to(np.float64(values), 3).tolist()) for values in (mean, std))
+    return (rescale_factor if do_rescale else 1.0), means, deviations
 
 
 def _scale_and_shift(
-    rescale_factor: float, mean: float | Sequence[float], std: float | Sequence[float]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """`(bytes * rescale_factor - mean) / std` as `bytes * scale - shift`, three channels."""
-    means, deviations = (np.broadcast_to(np.asarray(values, dtype=np.float64), 3) for values in (mean, std))
-    return tuple((rescale_factor / deviations).tolist()), tuple((means / deviations).tolist())
+    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`(bytes * rescale_factor - mean) / std` as `bytes * scale - shift` on every road, float32 [3]."""
+    return np.float32(rescale_factor / np.array(std)), np.float32(np.array(mean) / np.array(std))
+
+
+@functools.lru_cache(maxsize=32)
+def _on_device(
+    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    # Kept, so that a step on a GPU copies nothing; outside inference mode, so that any step may use it.
+    with torch.inference_mode(False):
+        scale, shift = (torch.from_numpy(values).to(device) for values in _scale_and_shift(rescale_factor, mean, std))
+        return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
 
 def clean_caption(caption: str) -> str:

@@ -50,7 +50,7 @@ def register() -> None:
     wrapt.register_post_import_hook(
         lambda module: module.AutoProcessor.register(AMNSConfig, processor), "transformers.models.auto.processing_auto"
     )
-    # Into the mapping itself: `AutoImageProcessor.register` asks for the class's bases. Pillow's, whatever is installed.
+    # Into the mapping itself: `AutoImageProcessor.register` asks for the class's bases.
     wrapt.register_post_import_hook(
         lambda module: module.IMAGE_PROCESSOR_MAPPING.register(AMNSConfig, {"pil": images, "torchvision": images}),
         "transformers.models.auto.image_processing_auto",

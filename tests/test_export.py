@@ -295,7 +295,7 @@ def test_half_precision_is_exported_in_float32_and_left_as_it_was(tmp_path, proc
 
 
 def test_weights_beyond_one_file_lie_beside_the_graph(tmp_path, processor, photos, exported, monkeypatch):
-    monkeypatch.setattr(export, "SINGLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(export.onnx, "SINGLE_FILE_BYTES", 1000)
     export.export_onnx(exported[1], processor, tmp_path, int8=True)
     assert (tmp_path / "image_encoder.onnx.data").stat().st_size > 100_000
     paths = sorted(photos.iterdir())
@@ -361,7 +361,7 @@ def test_each_row_of_the_comparison_is_the_encoder_that_it_names(exported, proce
             embeds = encoder.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
         return {"rank1": torch.nn.functional.normalize(embeds, dim=-1)[0, 0].item()}
 
-    monkeypatch.setattr(export, "evaluate_retrieval", first_entry)
+    monkeypatch.setattr(export.onnx, "evaluate_retrieval", first_entry)
     assert export.compare(copy.deepcopy(model).bfloat16(), processor, folder, {})
     rows = export.compare(model, processor, folder, {})
     runs = [OnnxRetrieval(folder, int8).sessions["text"] for int8 in (False, True)]

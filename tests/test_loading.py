@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny_retrieval_model
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.loading import load_checkpoint
@@ -32,7 +32,7 @@ def clip(tmp_path_factory, processor):
     )
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
-    AMNSProcessor(CLIPImageProcessorPil(), processor.tokenizer).save_pretrained(folder)
+    CLIPProcessor(CLIPImageProcessorPil(resample=0), processor.tokenizer).save_pretrained(folder)
     return folder
 
 
@@ -48,6 +48,9 @@ def test_a_clip_checkpoint_needs_an_image_size(clip):
         load_checkpoint(clip)
     model, processor = load_checkpoint(clip, [32, 16])
     assert tuple(model.config.image_size) == processor.image_size == (32, 16)
+    assert processor.image_processor.resample == 0
+    model, processor = load_checkpoint(clip, 64)
+    assert tuple(model.config.image_size) == processor.image_size == (64, 64)
 
 
 def cut(name):
@@ -73,6 +76,14 @@ def change(file, **fields):
     return write
 
 
+def set_token_limit(limit):
+    def write(folder):
+        content = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**content, "model_max_length": limit}))
+
+    return write
+
+
 @pytest.mark.parametrize(
     "spoil, error, message",
     [
@@ -83,7 +94,9 @@ def change(file, **fields):
         (lose_a_weight, ValueError, "1 weights are missing, text_projection.weight first; they would be random"),
         (cut("tokenizer.json"), ValueError, "the processor can't be read"),
         (lose("tokenizer.json"), ValueError, "the tokenizer has . tokens and ends captions with .*tokenizer.json"),
-        (change("processor_config.json", do_normalize=False), ValueError, "the processor skips normalize"),
+        (change("processor_config.json", do_resize=False), ValueError, "the processor skips resize"),
+        (change("processor_config.json", do_pad=True), ValueError, "the processor pads images"),
+        (set_token_limit(78), ValueError, "cuts captions at 78 tokens, the model has positions for 77. Set"),
         (
             change("processor_config.json", size={"height": 48, "width": 32}),
             ValueError,
