@@ -281,6 +281,9 @@ class AMNSProcessor(ProcessorMixin):
         if text is None:
             return super().__call__(images=images, **kwargs)
         captions = clean_caption(text) if isinstance(text, str) else [clean_caption(caption) for caption in text]
+        if "max_length" not in {**kwargs, **kwargs.get("text_kwargs", {})}:
+            # Said aloud, because a tokenizer's file remembers the limit of some earlier call.
+            kwargs["max_length"] = self.max_tokens
         with _tokenizer_lock:
             features = super().__call__(text=captions, **kwargs)
         if images is not None:
