@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
-from .vision_amns import AMNSVisionModel, resize_positions
+from .vision_amns import AMNSImageTower, AMNSVisionModel, resize_positions
 
 logger = logging.get_logger(__name__)
 
@@ -205,6 +205,20 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         self.text_projection = nn.Linear(self.text_embed_dim, self.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of the shared space."""
+        return self.config.projection_dim
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of the patches."""
+        return self.config.vision_config.grid_size
+
+    def image_tower(self) -> AMNSImageTower:
+        """Image encoder and projection as one module, shared and not copied: what a teacher averages."""
+        return AMNSImageTower(self.vision_model, self.visual_projection)
 
     @can_return_tuple
     def get_image_features(

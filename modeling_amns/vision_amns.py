@@ -158,6 +158,34 @@ class AMNSVisionModel(CLIPVisionModel):
         return total / last_layers
 
 
+class AMNSImageTower(nn.Module):
+    """The image side of a dual encoder, encoder and projection: shares the modules, owns nothing.
+
+    An `ImageTower` of `modeling_amns.protocols`: what the teacher of AWM copies, averages and asks.
+    """
+
+    def __init__(self, vision_model: AMNSVisionModel, visual_projection: nn.Linear):
+        super().__init__()
+        self.vision_model = vision_model
+        self.visual_projection = visual_projection
+        # Of the wrapper alone: the modules are the student's, their modes too.
+        self.training = vision_model.training
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a whole image."""
+        return self.vision_model.embeddings.num_patches
+
+    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+        """Attention of CLS to each patch, float32 [B, num_patches]; see `AMNSVisionModel.cls_attention`."""
+        return self.vision_model.cls_attention(pixel_values, last_layers)
+
+    def patch_embeds(self, pixel_values: Tensor) -> Tensor:
+        """Every patch in the shared embedding space, as the CLS token is projected: float [B, num_patches, D]."""
+        hidden = self.vision_model(pixel_values).last_hidden_state[:, 1:]
+        return self.visual_projection(self.vision_model.post_layernorm(hidden))
+
+
 def _cls_row(layer: nn.Module, hidden: Tensor) -> Tensor:
     """CLS row of one encoder layer's attention averaged over heads, without CLS itself: float32 [B, N - 1]."""
     attention = layer.self_attn
@@ -177,4 +205,4 @@ def _applied_weight(layer: nn.Linear) -> Tensor:
     return weight + sum(layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A)
 
 
-__all__ = ["AMNSVisionEmbeddings", "AMNSVisionModel", "resize_positions"]
+__all__ = ["AMNSImageTower", "AMNSVisionEmbeddings", "AMNSVisionModel", "resize_positions"]
