@@ -12,27 +12,27 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
 from .data.collator import load_image, pad_tokens, undecoded
-from .data.transforms import normalize_images
+from .protocols import Embedder, PairProcessor
 
 
 class _Pixels(Dataset):
-    """Undecoded images of a gallery as uint8 [3, height, width]."""
+    """Images of a gallery as uint8 [3, height, width], decoded in full: the pixels that the processor makes."""
 
-    def __init__(self, dataset: datasets.Dataset, size: tuple[int, int], resample: int):
+    def __init__(self, dataset: datasets.Dataset, processor: PairProcessor):
         columns = [name for name in ("image", "image_path") if name in dataset.column_names]
         self.dataset = undecoded(dataset.select_columns(columns))
-        self.size, self.resample = size, resample
+        self.processor = processor
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> Tensor:
-        return torch.from_numpy(np.array(load_image(self.dataset[row], self.size, self.resample))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(load_image(self.dataset[row], self.processor))).permute(2, 0, 1)
 
 
 def embed_images(
-    model: nn.Module,
-    processor,
+    model: Embedder,
+    processor: PairProcessor,
     gallery: datasets.Dataset,
     batch_size: int = 128,
     num_workers: int = 0,
@@ -50,25 +50,23 @@ def embed_images(
     Returns:
         L2-normalised float32 [images, D] on the CPU.
     """
-    pixels = _Pixels(gallery, processor.image_size, processor.image_processor.resample)
-    mean = torch.tensor(processor.image_processor.image_mean, device=model.device)
-    std = torch.tensor(processor.image_processor.image_std, device=model.device)
+    pixels = _Pixels(gallery, processor)
 
     def embed(images: Tensor) -> Tensor:
-        return model.get_image_features(normalize_images(images.to(model.device), mean, std)).pooler_output
+        return model.get_image_features(processor.normalize_images(images.to(model.device))).pooler_output
 
     return _embed_all(model, pixels, embed, torch.stack, batch_size, num_workers, "images" if progress else None)
 
 
 def embed_texts(
-    model: nn.Module,
-    processor,
+    model: Embedder,
+    processor: PairProcessor,
     captions: Sequence[str],
     batch_size: int = 256,
     progress: bool = False,
 ) -> Tensor:
     """Embeddings of captions, in their order, the same on every process: L2-normalised float32 [captions, D], CPU."""
-    tokens = processor(text=list(captions), padding=False)["input_ids"] if len(captions) else []
+    tokens = processor.token_ids(captions)
 
     def collate(rows: list[list[int]]) -> Mapping[str, Tensor]:
         return pad_tokens(rows, processor.tokenizer.pad_token_id)
@@ -81,7 +79,7 @@ def embed_texts(
 
 @torch.no_grad()
 def _embed_all(
-    model: nn.Module,
+    model: Embedder,
     items: Dataset | Sequence,
     embed: Callable,
     collate: Callable,

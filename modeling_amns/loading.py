@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .configuration_amns import AMNSTextConfig
-from .modeling_amns import AMNSModel
+from .image_modes_amns import size_pair
+from .modeling_amns import AMNSModel, AMNSPreTrainedModel
 from .processing_amns import AMNSProcessor
 
 Part = TypeVar("Part")
 
 
 def load_checkpoint(
-    checkpoint: str | Path, image_size: Sequence[int] | None = None, **options
+    checkpoint: str | Path, image_size: int | Sequence[int] | None = None, **options: Any
 ) -> tuple[AMNSModel, AMNSProcessor]:
     """Loads the dual encoder in eval mode, with its processor.
 
@@ -24,8 +25,8 @@ def load_checkpoint(
 
     Args:
         checkpoint: AMNS or CLIP checkpoint: folder or Hub id.
-        image_size: (height, width) in pixels instead of the checkpoint's own. A CLIP checkpoint needs it, whose
-            processor crops a square.
+        image_size: (height, width) in pixels, or one number for a square, instead of the checkpoint's own. A CLIP
+            checkpoint needs it, whose processor crops a square.
         options: of `AMNSModel.from_pretrained`, e.g. `dtype`.
     Raises:
         ValueError: a part can't be read, weights are missing, or model and processor do not fit.
@@ -39,7 +40,7 @@ def load_checkpoint(
                 f"There is no folder {checkpoint}, and no id of the Hub is written so; pass a checkpoint's folder or "
                 "ORG/NAME."
             ) from error
-    size = {} if image_size is None else {"image_size": list(image_size)}
+    size = {} if image_size is None else {"image_size": list(size_pair(image_size))}
     model, found = _read(
         checkpoint,
         "model",
@@ -51,24 +52,36 @@ def load_checkpoint(
             f"{checkpoint}: {len(names)} weights are missing, {names[0]} first; they would be random. Take a "
             "checkpoint that was written as a whole."
         )
-    processor = _read(checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint, **size))
+    # Whatever the folder says, no code of it runs here.
+    processor = _read(
+        checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint, trust_remote_code=False, **size)
+    )
     check_fit(model, processor, str(checkpoint))
     return model.eval(), processor
 
 
-def check_fit(model: AMNSModel, processor: AMNSProcessor, name: str = "The processor") -> None:
+def check_fit(model: AMNSPreTrainedModel, processor: AMNSProcessor, name: str = "The processor") -> None:
     """A ValueError if a processor does not make what a model takes."""
     images, wanted = processor.image_processor, tuple(model.config.vision_config.image_size)
-    skipped = [step for step in ("resize", "rescale", "normalize") if not getattr(images, f"do_{step}")]
-    if images.do_center_crop or skipped or images.size.get("height") is None or processor.image_size != wanted:
-        found = f"skips {', '.join(skipped)}" if skipped else f"makes {dict(images.size)}"
-        if images.do_center_crop:
-            found = f"crops {dict(images.crop_size)} from the centre"
+    found = None
+    if images.do_center_crop:
+        found = f"crops {dict(images.crop_size)} from the centre"
+    elif images.do_pad or not images.do_resize:
+        found = "pads images" if images.do_pad else "skips resize"
+    elif (images.size.height, images.size.width) != wanted:
+        found = f"makes {dict(images.size)}"
+    if found:
         raise ValueError(
             f"{name}: the processor {found}, the model takes whole images resized to {wanted[0]}x{wanted[1]}. Load "
             "both with image_size=[height, width], as a CLIP checkpoint needs."
         )
     tokenizer, text = processor.tokenizer, model.config.text_config
+    if processor.max_tokens > text.max_position_embeddings:
+        raise ValueError(
+            f"{name}: the tokenizer cuts captions at {processor.max_tokens} tokens, the model has positions for "
+            f"{text.max_position_embeddings}. Set model_max_length in tokenizer_config.json, or max_tokens of the "
+            f"processor, to {text.max_position_embeddings} or less."
+        )
     end = end_token_id(text)
     if len(tokenizer) > text.vocab_size or tokenizer.eos_token_id != end:
         raise ValueError(

@@ -42,12 +42,18 @@ def register() -> None:
     """Called once, when the package is imported."""
     model = _stand_in(".modeling_amns", "AMNSModel")
     processor = _stand_in(".processing_amns", "AMNSProcessor")
+    images = _stand_in(".processing_amns", "AMNSImageProcessor")
     AutoConfig.register("amns", AMNSConfig)
     AutoModel.register(AMNSConfig, model)
     AutoModelForZeroShotImageClassification.register(AMNSConfig, model)
     # The module of AutoProcessor is slow to import itself.
     wrapt.register_post_import_hook(
         lambda module: module.AutoProcessor.register(AMNSConfig, processor), "transformers.models.auto.processing_auto"
+    )
+    # Into the mapping itself: `AutoImageProcessor.register` asks for the class's bases.
+    wrapt.register_post_import_hook(
+        lambda module: module.IMAGE_PROCESSOR_MAPPING.register(AMNSConfig, {"pil": images, "torchvision": images}),
+        "transformers.models.auto.image_processing_auto",
     )
 
 

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..configuration_amns import AMNSConfig
 from ..evaluation import evaluate_retrieval
 from ..extras import require
 from ..loading import check_fit, end_token_id
 from ..modeling_amns import AMNSModel
-from ..processing_amns import MAX_TOKENS, AMNSProcessor
+from ..processing_amns import AMNSProcessor
 
 # Largest difference of an embedding's entry (of a vector of length 1) that an export may show.
 TOLERANCE = 1e-4
@@ -72,7 +73,7 @@ class Encoder:
 
     module: nn.Module
     dynamic_shapes: dict[str, dict]
-    config: object
+    config: AMNSConfig
 
     def inputs(self, batch: int, length: int = 9) -> dict[str, Tensor]:
         """Random inputs of the right shapes, by name; captions of `length` tokens, every other one padded."""
@@ -82,6 +83,7 @@ class Encoder:
             shape = (batch, vision.num_channels, *vision.image_size)
             return {"pixel_values": torch.randn(shape, generator=generator)}
         text = self.config.text_config
+        length = min(length, text.max_position_embeddings)
         end = end_token_id(text)
         ids = torch.randint(3, text.vocab_size - 1, (batch, length), generator=generator)
         ids[ids == end] = 3
@@ -171,21 +173,22 @@ def export_onnx(
 
 def preprocessing(model: AMNSModel, processor: AMNSProcessor, files: Mapping[str, Mapping[str, str]]) -> dict:
     """What `preprocessing.json` holds: how pixels and tokens are made, and which files take them."""
-    image, text = processor.image_processor, processor.tokenizer
+    text = processor.tokenizer
     height, width = processor.image_size
+    rescale_factor, mean, std = processor.image_processor.normalization
     return {
         "image": {
             "height": height,
             "width": width,
             # Pillow's number of the filter, 3 for bicubic.
-            "resample": int(image.resample),
-            "rescale_factor": image.rescale_factor,
-            "mean": list(image.image_mean),
-            "std": list(image.image_std),
+            "resample": int(processor.image_processor.resample),
+            "rescale_factor": rescale_factor,
+            "mean": list(mean),
+            "std": list(std),
         },
         "text": {
             "tokenizer": "tokenizer.json",
-            "max_length": min(MAX_TOKENS, model.config.text_config.max_position_embeddings),
+            "max_length": processor.max_tokens,
             "bos_token_id": text.bos_token_id,
             "eos_token_id": text.eos_token_id,
             "pad_token_id": text.pad_token_id,
@@ -200,13 +203,18 @@ class OnnxModel(nn.Module):
 
     device = torch.device("cpu")
 
-    def __init__(self, folder: str | Path, config, int8: bool = False):
+    def __init__(self, folder: str | Path, config: AMNSConfig, int8: bool = False):
         super().__init__()
         require("onnxruntime", "onnx", "Running an exported model")
         from .amns_onnx import OnnxRetrieval
 
         self.config = config
         self.sessions = OnnxRetrieval(folder, int8).sessions
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of the shared space."""
+        return self.config.projection_dim
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """L2-normalised embeddings in `pooler_output`."""
