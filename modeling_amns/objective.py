@@ -1,4 +1,4 @@
-"""What a training step minimises: the parts of the loss, their means for the log, and the stop when one is not finite."""
+"""What a training step minimises: the parts of the loss, their means for the log, and whether they are finite."""
 
 from collections.abc import Mapping
 
