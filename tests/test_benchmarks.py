@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from modeling_amns import inject_noise, load_benchmark, make_synthetic_benchmark
-from modeling_amns.data.annotations import BENCHMARKS, Benchmark, Counts
-from modeling_amns.data.benchmarks import dropped_pairs
+from modeling_amns.data.benchmarks import BENCHMARKS, Benchmark, dropped_pairs
+from modeling_amns.data.records import Counts
 
 SIZES = {"train_identities": 6, "val_identities": 3, "test_identities": 4, "images_per_identity": 2}
 LAYOUTS = ["cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic-pedes"]
@@ -277,6 +277,7 @@ def test_missing_folders_and_files_are_named(tmp_path):
 def counted(monkeypatch):
     """Takes the three images of `small` for the whole of a published benchmark whose split goes by id."""
     known = Benchmark(
+        "synthetic-pedes",
         "synthetic-pedes",
         ("reid_raw.json", "caption_all.json"),
         "file_path",

@@ -14,22 +14,33 @@ SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
 
+# As a file has it: a number, or in own data a name.
+PersonId = int | str
+
+
 class Record(NamedTuple):
     """One image and what is said about it.
 
     Attributes:
         number: of the record in its file, from 0.
-        person_id: as the file has it: a number, or in own data a string.
-        path: of the image, relative to the image folder.
+        person_id: as the file has it: a number, or in own data a name.
+        path: tells images apart: relative to the image folder, or the content's key where a data set holds images.
         captions: one or more.
-        split: train, val or test.
+        split: train, val or test; empty where the file says nothing of it.
+        file: name of the image to show, where `path` is a key of its content.
     """
 
     number: int
-    person_id: int | str
+    person_id: PersonId
     path: str
     captions: tuple[str, ...]
     split: str
+    file: str | None = None
+
+    @property
+    def image_path(self) -> str:
+        """What the image is called; empty where nothing names it."""
+        return self.path if self.file is None else self.file
 
 
 class Counts(NamedTuple):
@@ -97,7 +108,7 @@ def check_duplicates(
         if other.person_id != record.person_id:
             report(
                 record.number,
-                f"image {record.path} belongs to person {record.person_id}, in record {other.number} to person "
+                f"image {record.image_path} belongs to person {record.person_id}, in record {other.number} to person "
                 f"{other.person_id}; expected one person an image",
             )
             continue
@@ -109,7 +120,7 @@ def check_duplicates(
     if twice:
         across = f", {split_twice:,} of them in two splits" if split_twice else ""
         remarks.append(
-            f"{source} names {len(twice):,} image(s) more than once{across}, first {twice[0].path} in records "
+            f"{source} names {len(twice):,} image(s) more than once{across}, first {twice[0].image_path} in records "
             f"{first[twice[0].path].number} and {twice[0].number}. All captions are kept; a gallery shows it once."
         )
     shared = [person for person, found in splits.items() if len(found) > 1]
@@ -170,6 +181,7 @@ __all__ = [
     "SPLITS",
     "SPLIT_NAMES",
     "Counts",
+    "PersonId",
     "Record",
     "check_caption",
     "check_duplicates",
