@@ -1,26 +1,31 @@
 """Model and dataset cards, rendered from what a run left. A number that the run did not produce is never printed."""
 
-import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
-from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import BENCHMARKS
-
-logger = logging.get_logger(__name__)
+from .markdown import code, markdown_table, plain
+from .report import (
+    FROM_SCRATCH,
+    METRICS,
+    NOT_MEASURED,
+    NOT_STATED,
+    RESULTS,
+    RunReport,
+    figures_table,
+    find_report,
+    format_number,
+    is_number,
+    read_object,
+    weights_sha256,
+)
 
 # Beside the package in its source, inside it once installed.
 TEMPLATES = (Path(__file__).parents[1] / "hub_cards", Path(__file__).parent / "hub_cards")
-METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mAP", "mINP": "mINP"}
-NOT_MEASURED, NOT_STATED = "not measured", "not stated"
-FROM_SCRATCH = "from scratch"
-RESULTS = "results.json"
 # What the pictures of a run show.
 PICTURES = {
     "ranking.png": "Captions of the test split, taken at even distances, and the images that the model ranks first "
@@ -74,45 +79,6 @@ CITATIONS = {
 }
 """,
 }
-FIELDS = {"benchmark": str, "losses": dict, "best": dict, "last": dict, "training": dict, "environment": dict}
-
-
-def read_run(folder: str | Path) -> dict[str, Any]:
-    """What an output folder of `scripts/train.py` says about its run.
-
-    Returns:
-        `results.json`, empty if there is none or if its `weights_sha256` is not that of the weights beside it: a run
-        into the same folder has replaced them, and the figures are another model's.
-    Raises:
-        ValueError: the file is no JSON object.
-    """
-    file = Path(folder) / RESULTS
-    run = _read_object(file)
-    for name, kind in FIELDS.items():
-        if not isinstance(run.get(name) or kind(), kind):
-            raise ValueError(f"{file}: {name} must be a JSON {kind.__name__}, found {run[name]!r}; train anew.")
-    wanted = run.get("weights_sha256")
-    # Read through only if there is something to compare with: checkpoints are pushed while training waits.
-    if wanted and weights_sha256(folder) not in (None, wanted):
-        logger.warning_once(f"{file} describes other weights than those beside it; it is left out.")
-        return {}
-    return run
-
-
-def weights_sha256(folder: str | Path) -> str | None:
-    """Which weights a folder holds: the SHA-256 of its `model.safetensors`, or of all its shards in order."""
-    files = sorted(Path(folder).glob("model*.safetensors"))
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest() if files else None
-
-
-def is_synthetic(run: Mapping[str, Any]) -> bool:
-    """Whether a run was on the benchmark of this package, whose images show nobody."""
-    return run.get("benchmark") == "synthetic-pedes" and not run.get("own_pairs")
 
 
 def template(name: str) -> Path:
@@ -142,6 +108,7 @@ def model_card(
     license_name: str | None = None,
     license_link: str | None = None,
     tags: str | Sequence[str] | None = None,
+    report: RunReport | None = None,
 ) -> ModelCard:
     """The card of a checkpoint.
 
@@ -154,15 +121,17 @@ def model_card(
         pictures: names of image files that lie beside the card; of a run that is not known none is shown.
         license_name, license_link: of a licence that is `other`.
         tags: besides the package's own.
+        report: of the run, where the caller has read it; default the one in the folder, if it is of its weights.
     Raises:
         ValueError: a file of the run is no JSON object, or not what it should be.
     """
-    run = read_run(folder)
+    run = report or find_report(folder)
     # The evaluations beside figures that are of other weights may be of those too.
-    known = bool(run) or not (Path(folder) / RESULTS).is_file()
+    course = _course(folder) if run or not (Path(folder) / RESULTS).is_file() else ""
+    known, run = run is not None, run or RunReport()
     name = repo_id.split("/")[-1]
     results = _eval_results(run)
-    if license is None and is_synthetic(run) and run.get("start") == FROM_SCRATCH:
+    if license is None and run.synthetic and run.start == FROM_SCRATCH:
         license = "apache-2.0"
     more_tags = [tags] if isinstance(tags, str) else list(tags or ())
     data = ModelCardData(
@@ -175,52 +144,31 @@ def model_card(
         tags=["person-retrieval", "text-to-image-retrieval", "amns", *more_tags],
         datasets=_dataset_ids(run),
         metrics=[result.metric_type for result in results] or None,
-        base_model=run.get("base_model"),
+        base_model=run.base_model,
         model_name=name if results else None,
         eval_results=results or None,
     )
-    losses = run.get("losses") or {}
     return ModelCard.from_template(
         data,
         template_path=str(template("model_card.md")),
         title=name,
         repo_id=repo_id,
         model=_list(_model(folder)),
-        figures=_figures(run),
-        course=_course(folder) if known else "",
+        figures=_figures(run) if known else f"Retrieval figures on a test split: {NOT_MEASURED}.",
+        course=course,
         data=_data(run),
-        start=run.get("start") or NOT_STATED,
-        training=_list(run.get("training"), losses=losses or None),
-        environment=_list(run.get("environment")),
-        pictures=[(picture, PICTURES.get(picture, picture)) for picture in pictures if run],
-        synthetic=is_synthetic(run),
-        waf="waf" in losses,
+        start=plain(run.start or NOT_STATED),
+        training=_list(run.training | ({"losses": run.losses} if run.losses else {})),
+        environment=_list(run.environment),
+        pictures=[(picture, PICTURES.get(picture, picture)) for picture in pictures if known],
+        synthetic=run.synthetic,
+        waf="waf" in run.losses,
         license=license_name or license or NOT_STATED,
         citations="\n\n".join(citation.strip() for citation in CITATIONS.values()),
     )
 
 
-def _read_object(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON ({error}); remove it or write it anew by training.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold a JSON object, found {type(content).__name__}; remove it or train anew.")
-    return content
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _format(value: Any, pattern: str) -> str:
-    return format(value, pattern) if _is_number(value) else NOT_MEASURED
-
-
-def _model(folder: str | Path) -> dict[str, Any]:
+def _model(folder: str | Path) -> dict[str, object]:
     if not (Path(folder) / "config.json").is_file():
         return {}
     config = AMNSConfig.from_pretrained(folder)
@@ -235,85 +183,75 @@ def _model(folder: str | Path) -> dict[str, Any]:
     }
 
 
-def _eval_results(run: dict[str, Any]) -> list[EvalResult]:
-    best, noise = run.get("best") or {}, run.get("noise_rate")
-    if not run.get("benchmark"):
+def _eval_results(run: RunReport) -> list[EvalResult]:
+    if not run.benchmark:
         return []
+    noise = run.noise_rate
     return [
         EvalResult(
             task_type="text-to-image-retrieval",
             task_name="Text-to-image person retrieval",
-            dataset_type=run["benchmark"],
-            dataset_name=run["benchmark"],
+            dataset_type=run.benchmark,
+            dataset_name=run.benchmark,
             # What tells two runs on one data set apart: entries of equal config would be merged into one.
-            dataset_config=f"noise_rate={noise:g}" if _is_number(noise) else None,
+            dataset_config=None if noise is None else f"noise_rate={noise:g}",
             dataset_split="test",
-            dataset_args={"noise_rate": noise} if _is_number(noise) else None,
+            dataset_args=None if noise is None else {"noise_rate": noise},
             metric_type=name,
-            metric_name=label,
-            metric_value=best[name],
+            metric_name=METRICS[name],
+            metric_value=value,
         )
-        for name, label in METRICS.items()
-        if _is_number(best.get(name))
+        for name, value in run.figures.items()
     ]
 
 
-def _figures(run: dict[str, Any]) -> str:
-    if not run:
-        return f"Retrieval figures on a test split: {NOT_MEASURED}."
-    head = f"| {run.get('benchmark', 'unnamed data')}, test, percent | " + " | ".join(METRICS.values()) + " |"
-    lines = [head, "| --- " + "| ---: " * len(METRICS) + "|"]
-    for name in ("best", "last"):
-        figures = run.get(name) or {}
-        cells = " | ".join(_format(figures.get(metric), ".2f") for metric in METRICS)
-        lines.append(f"| {name}, epoch {_format(figures.get('epoch'), 'g')} | {cells} |")
+def _figures(run: RunReport) -> str:
+    table = figures_table(run.rows, f"{plain(run.benchmark or 'unnamed data')}, test, percent")
     weights = "The weights here are those of the last epoch; no other was selected."
-    if run.get("selected_on"):
-        weights = f"The weights here are those of the best epoch. It was selected on {run['selected_on']}."
-    return "\n".join([*lines, "", weights])
+    if run.selected_on:
+        weights = f"The weights here are those of the best epoch. It was selected on {plain(run.selected_on)}."
+    return f"{table}\n\n{weights}"
 
 
-def _dataset_ids(run: Mapping[str, Any]) -> list[str] | None:
+def _dataset_ids(run: RunReport) -> list[str] | None:
     """Ids of data sets as the Hub knows them; a file of own pairs has none."""
-    name = run.get("benchmark", "")
-    known = "/" in name if run.get("own_pairs") else name in BENCHMARKS
-    return [name] if known else None
+    if run.benchmark is None:
+        return None
+    known = "/" in run.benchmark if run.own_pairs else run.benchmark in BENCHMARKS
+    return [run.benchmark] if known else None
 
 
 def _course(folder: str | Path) -> str:
     """The evaluations while training, from `trainer_state.json`; empty without one."""
-    history = _read_object(Path(folder) / "trainer_state.json").get("log_history") or []
-    rows = [entry for entry in history if any(_is_number(entry.get(f"eval_{name}")) for name in METRICS)]
-    if not rows:
-        return ""
-    lines = ["| epoch | step | " + " | ".join(METRICS.values()) + " |", "| ---: " * (len(METRICS) + 2) + "|"]
-    for entry in rows:
-        cells = [_format(entry.get("epoch"), ".4g"), _format(entry.get("step"), ".0f")]
-        cells += [_format(entry.get(f"eval_{name}"), ".2f") for name in METRICS]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    history = read_object(Path(folder) / "trainer_state.json").get("log_history") or []
+    rows = [
+        [format_number(entry.get("epoch"), ".4g"), format_number(entry.get("step"), ".0f")]
+        + [format_number(entry.get(f"eval_{name}"), ".2f") for name in METRICS]
+        for entry in history
+        if any(is_number(entry.get(f"eval_{name}")) for name in METRICS)
+    ]
+    return markdown_table(["epoch", "step", *METRICS.values()], rows, texts=0) if rows else ""
 
 
-def _data(run: dict[str, Any]) -> str:
-    if not run.get("benchmark"):
+def _data(run: RunReport) -> str:
+    if not run.benchmark:
         return f"Training data: {NOT_MEASURED}."
-    dropped = ", ".join(f"{split} {count}" for split, count in (run.get("dropped_pairs") or {}).items() if count)
-    shuffled = _format(run.get("noise_rate"), ".1%")
-    if run.get("noise_file"):
-        shuffled += f" (index file {run['noise_file']})"
-    elif run.get("noise_rate") and "noise_seed" in run:
-        shuffled += f" (seed {run['noise_seed']})"
+    dropped = ", ".join(f"{plain(split)} {count}" for split, count in run.dropped_pairs.items() if count)
+    shuffled = format_number(run.noise_rate, ".1%")
+    if run.noise_file:
+        shuffled += f" (index file {plain(run.noise_file)})"
+    elif run.noise_rate and run.noise_seed is not None:
+        shuffled += f" (seed {run.noise_seed})"
     return (
-        f"Trained on {run['benchmark']}; share of the training captions that were shuffled on purpose: {shuffled}."
+        f"Trained on {plain(run.benchmark)}; share of the training captions that were shuffled on purpose: {shuffled}."
         + (f" The benchmark was incomplete, pairs without an image: {dropped}." if dropped else "")
     )
 
 
-def _list(values: dict[str, Any] | None, **more: Any) -> str:
-    values = {**(values or {}), **{name: value for name, value in more.items() if value is not None}}
+def _list(values: Mapping[str, object]) -> str:
     if not values:
         return f"{NOT_MEASURED.capitalize()}."
-    return "\n".join(f"- {name}: `{json.dumps(value)}`" for name, value in values.items())
+    return "\n".join(f"- {plain(name)}: {code(json.dumps(value))}" for name, value in values.items())
 
 
 __all__ = [
@@ -323,9 +261,7 @@ __all__ = [
     "RESULTS",
     "TEMPLATES",
     "dataset_card",
-    "is_synthetic",
     "model_card",
-    "read_run",
     "template",
     "weights_sha256",
 ]

@@ -12,9 +12,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from .cards import PICTURES, RESULTS, dataset_card, is_synthetic, model_card, read_run
+from .cards import PICTURES, dataset_card, model_card
 from .data.benchmarks import load_benchmark
 from .loading import load_checkpoint
+from .report import find_report
 from .repository import LEFTOVERS, client, make_repository, push_model, refuse_public
 
 # Without its tokenizer's file a processor would still load, with an empty vocabulary.
@@ -51,15 +52,15 @@ def stage_checkpoint(
     model, processor = load_checkpoint(checkpoint)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    run = read_run(checkpoint)
+    report, shown = find_report(checkpoint), []
     # Figures and pictures that belong to other weights, or whose run is not known, stay behind.
-    reports = [RESULTS] if run else []
-    if run and (pictures or (pictures is None and is_synthetic(run))):
-        reports += [name for name in PICTURES if (checkpoint / name).is_file()]
-    for name in reports:
+    if report is not None:
+        report.save(folder)
+        if pictures or (pictures is None and report.synthetic):
+            shown = [name for name in PICTURES if (checkpoint / name).is_file()]
+    for name in shown:
         shutil.copy(checkpoint / name, folder / name)
-    shown = [name for name in PICTURES if name in reports]
-    model_card(checkpoint, repo_id, license, shown, **card).save(folder / "README.md")
+    model_card(checkpoint, repo_id, license, shown, report=report, **card).save(folder / "README.md")
 
 
 def check_pushable(checkpoint: str | Path, repo_id: str) -> None:

@@ -3,37 +3,45 @@
 `scripts/train.py` is a thin shell around `run`.
 """
 
-import importlib.metadata
 import json
 import platform
-import resource
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import accelerate
+import datasets
 import torch
+import transformers
 import yaml
 from huggingface_hub.errors import HTTPError
+from PIL import Image
 from transformers import AutoTokenizer, HfArgumentParser, TrainingArguments
+from transformers.utils import logging
 
+from . import __version__
 from .adapters import (
     AdapterArguments,
     add_adapters,
     check_adapter_options,
     load_weights,
-    merge_adapters,
     save_final,
 )
-from .cards import FROM_SCRATCH, METRICS, PICTURES, RESULTS, weights_sha256
+from .cards import PICTURES
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
 from .data.sources import SourceArguments
+from .evaluation import EmbeddedSplit, embed_split
+from .memory import PeakMemory, peak_memory_mb
 from .modeling_amns import AMNSForPersonRetrieval
 from .processing_amns import AMNSProcessor
+from .report import FROM_SCRATCH, METRICS, EpochFigures, RunReport, figures_table, weights_sha256
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
 from .visualization import as_seen, draw_masks, ranking_picture, spread
+
+logger = logging.get_logger(__name__)
 
 # Beside the package in its source, inside it once installed.
 RECIPES = (Path(__file__).parents[1] / "scripts" / "recipes", Path(__file__).parent / "scripts" / "recipes")
@@ -176,26 +184,31 @@ def build(
     return AMNSForPersonRetrieval(config), processor
 
 
-def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments) -> tuple[AMNSTrainer, dict]:
+def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments) -> tuple[AMNSTrainer, RunReport]:
     """Trains, evaluates the best and the last epoch on the test split and writes everything to `args.output_dir`.
 
     The best epoch is selected on val; a benchmark without val (ICFG-PEDES) selects on test, as all peers do, and the
     report says so. Without evaluations or checkpoints while training the last epoch counts.
+
+    The model is saved first, then the report, then pictures, of which a failure is a warning.
 
     Returns:
         the trainer, for `push`, and what `results.json` holds.
     Raises:
         ValueError: the best epoch could not be read back, because checkpoints are rarer than evaluations.
     """
-    began = time.time()
+    began, memory = time.time(), PeakMemory(args.device)
     _check_selection(args)
     check_adapter_options(start)
+    # What it asks for is what a run leaves in any case. Done by the trainer, before the last epoch is evaluated, the
+    # figures called "last" would be those of the best.
+    args.load_best_model_at_end = False
     if "trackio" in args.report_to and not args.run_name:
         # It ends the run with the training; by this name the figures on test go on in it instead of in one of theirs.
         args.run_name = f"{Path(args.output_dir).name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     origin = _origin(start.model_name_or_path)
-    train, test = data.load("train"), data.load("test")
-    val = test if data.selection_split == "test" else data.load("val")
+    splits = {split: data.load(split) for split in dict.fromkeys(("train", "test", data.selection_split))}
+    train, test = splits["train"], splits["test"]
     if data.noise_rate or data.noise_file:
         train = inject_noise(train, data.noise_rate, data.noise_seed, data.noise_file)
     num_identities = max(train["person_id"][:]) + 1 if "identity" in args.loss_weights else 0
@@ -204,41 +217,77 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     model, processor = build(start, train["caption"][:], num_identities)
     if start.use_peft:
         model = add_adapters(model, start)
-    trainer = AMNSTrainer(model, args, train_dataset=train, eval_dataset=val, processing_class=processor)
+    trainer = AMNSTrainer(
+        model, args, train_dataset=train, eval_dataset=splits[data.selection_split], processing_class=processor
+    )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    last = best = _report_epoch(trainer, test, trainer.state.epoch)
-    best_step = trainer.state.best_global_step
-    earlier = best_step and best_step != trainer.state.global_step
-    if earlier:
-        load_weights(trainer, Path(args.output_dir) / f"checkpoint-{best_step}")
-    # What is reported as best is what is saved: an earlier epoch, and adapters merged.
-    if merge_adapters(trainer, args.output_dir) or earlier:
-        best = _report_epoch(trainer, test, _epoch_of(trainer, best_step) if earlier else trainer.state.epoch)
-    _draw(trainer, test)
-    results = {
-        "benchmark": data.name,
-        "own_pairs": bool(data.pairs),
-        "noise_rate": _noise_share(train),
-        "noise_seed": None if data.noise_file else data.noise_seed,
-        "noise_file": Path(data.noise_file).name if data.noise_file else None,
-        "losses": args.loss_weights,
-        "best": best,
-        "last": last,
-        "selected_on": f"{data.selection_split} {args.metric_for_best_model}" if best_step else None,
-        "dropped_pairs": {"train": dropped_pairs(train), "test": dropped_pairs(test)},
+    embedded, best, last = _evaluate_and_save(trainer, test)
+    report = RunReport(
+        benchmark=data.name,
+        own_pairs=bool(data.pairs),
+        noise_rate=_noise_share(train),
+        noise_seed=None if data.noise_file else data.noise_seed,
+        noise_file=Path(data.noise_file).name if data.noise_file else None,
+        losses=args.loss_weights,
+        best=best,
+        last=last,
+        selected_on=_selected_on(trainer, data.selection_split),
+        dropped_pairs={split: dropped_pairs(rows) for split, rows in splits.items()},
         **origin,
-        "training": _configuration(start, args),
-        "environment": _environment(args.device),
-        "seconds": round(time.time() - began, 1),
-        "peak_memory_mb": peak_memory_mb(),
-    }
-    save_final(trainer, args.output_dir)
+        training=_configuration(start, args),
+        environment=_environment(args.device),
+        seconds=round(time.time() - began, 1),
+        peak_memory_mb=memory.mib,
+    )
     if trainer.is_world_process_zero():
+        folder = Path(args.output_dir)
+        # Those of an earlier run into this folder.
+        for name in PICTURES:
+            (folder / name).unlink(missing_ok=True)
         # Whose figures these are, so that a card never shows them beside other weights.
-        results["weights_sha256"] = weights_sha256(args.output_dir)
-        trainer.state.save_to_json(str(Path(args.output_dir) / "trainer_state.json"))
-        (Path(args.output_dir) / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
-    return trainer, results
+        report.weights_sha256 = weights_sha256(folder)
+        report.save(folder)
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        _draw(trainer, embedded, test)
+    return trainer, report
+
+
+def _evaluate_and_save(
+    trainer: AMNSTrainer, test: datasets.DatasetDict
+) -> tuple[EmbeddedSplit, EpochFigures, EpochFigures]:
+    """Leaves the weights of the best epoch in trainer and `output_dir`; test as they see it, best and last figures."""
+    state, folder = trainer.state, trainer.args.output_dir
+    best_step, last = state.best_global_step, None
+    try:
+        if best_step and best_step != state.global_step:
+            _, last = _rank(trainer, test, state.epoch)
+    finally:
+        # Whatever happens to the figures, what hours were spent on is saved.
+        if best_step and best_step != state.global_step:
+            load_weights(trainer, Path(folder) / f"checkpoint-{best_step}")
+        save_final(trainer, folder)
+    embedded, best = _rank(trainer, test, _epoch_of(trainer, best_step) if last else state.epoch)
+    return embedded, best, last or best
+
+
+def _rank(trainer: AMNSTrainer, test: datasets.DatasetDict, epoch: float | None) -> tuple[EmbeddedSplit, EpochFigures]:
+    args = trainer.args
+    with trainer.compute_loss_context_manager():
+        embedded = embed_split(
+            trainer.student.to(args.device),
+            trainer.processing_class,
+            test,
+            args.eval_batch_size,
+            args.dataloader_num_workers,
+        )
+    figures = embedded.metrics()
+    trainer.log({f"test_{name}": value for name, value in figures.items()})
+    return embedded, EpochFigures.of(figures, epoch)
+
+
+def _selected_on(trainer: AMNSTrainer, split: str) -> str | None:
+    figure = trainer.args.metric_for_best_model
+    return f"{split} {figure.removeprefix('eval_')}" if trainer.state.best_global_step and figure else None
 
 
 def push(trainer: AMNSTrainer) -> None:
@@ -288,12 +337,10 @@ def _configuration(start: ModelArguments, args: AMNSTrainingArguments) -> dict:
 
 
 def _environment(device: torch.device) -> dict[str, str]:
-    packages = ("modeling_amns", "torch", "transformers", "accelerate", "datasets")
-    versions = {package: importlib.metadata.version(package) for package in packages}
-    # Its own attribute names the build too (+cpu, +cu130), which the package index may leave out.
-    versions["torch"] = torch.__version__
+    # Their own names for themselves: the package need not be installed, and torch's says the build too (+cpu, +cu130).
+    packages = {package.__name__: package.__version__ for package in (torch, transformers, accelerate, datasets)}
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"python": platform.python_version(), **versions, "device": device_name}
+    return {"python": platform.python_version(), "modeling_amns": __version__, **packages, "device": device_name}
 
 
 def _noise_share(train) -> float:
@@ -302,52 +349,30 @@ def _noise_share(train) -> float:
     return round(1 - sum(train["is_clean"][:]) / len(train), 4)
 
 
-def _report_epoch(trainer: AMNSTrainer, test, epoch: float) -> dict[str, float]:
-    metrics = trainer.evaluate(test, metric_key_prefix="test")
-    return {"epoch": round(epoch, 2), **{name: round(metrics[f"test_{name}"], 2) for name in FIGURES}}
+def _draw(trainer: AMNSTrainer, embedded: EmbeddedSplit, test: datasets.DatasetDict) -> None:
+    """Writes `ranking.png` and, of a run with AWM, `mask.png`; the run is whole without them."""
+    folder = Path(trainer.args.output_dir)
+    try:
+        ranking_picture(embedded, trainer.processing_class, test).save(folder / "ranking.png")
+        if trainer.teacher is not None:
+            _mask_picture(trainer, test).save(folder / "mask.png")
+    # Whatever it is: of a font, a disk, an image.
+    except Exception as error:
+        logger.warning(f"The run is whole in {folder}, but a picture of it could not be drawn: {error!r}")
 
 
-def _draw(trainer: AMNSTrainer, test) -> None:
-    """Writes `ranking.png` and, of a run with AWM, `mask.png`."""
-    args, processor = trainer.args, trainer.processing_class
-    folder = Path(args.output_dir)
-    if trainer.is_world_process_zero():
-        for name in PICTURES:
-            (folder / name).unlink(missing_ok=True)
-    # All processes: the gallery is shared out among them.
-    sheet = ranking_picture(
-        trainer.student, processor, test, batch_size=args.eval_batch_size, num_workers=args.dataloader_num_workers
-    )
-    if not trainer.is_world_process_zero():
-        return
-    sheet.save(folder / "ranking.png")
-    if trainer.teacher is None:
-        return
+def _mask_picture(trainer: AMNSTrainer, test: datasets.DatasetDict) -> Image.Image:
+    processor = trainer.processing_class
     queries = test["queries"].select(spread(len(test["queries"]), 6))
     place = {image_id: row for row, image_id in enumerate(test["gallery"]["image_id"][:])}
     images = [as_seen(test["gallery"][place[image_id]], processor) for image_id in queries["image_id"][:]]
-    pair = processor(images=images, text=queries["caption"][:], padding=True, return_tensors="pt").to(args.device)
-    kept = trainer.keep_indices(dict(pair), len(images))
-    draw_masks(images, kept, trainer.student.config.vision_config.grid_size).save(folder / "mask.png")
+    pair = processor(images=images, text=queries["caption"][:], padding=True, return_tensors="pt")
+    kept = trainer.keep_indices(dict(pair.to(trainer.args.device)), len(images))
+    return draw_masks(images, kept, trainer.student.config.vision_config.grid_size)
 
 
 def _epoch_of(trainer: AMNSTrainer, step: int) -> float:
     return next(entry["epoch"] for entry in trainer.state.log_history if entry["step"] == step)
-
-
-def peak_memory_mb() -> int:
-    """Largest memory of this process so far: of the GPU where there is one, else resident, in MiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def figures_table(rows: dict[str, dict[str, float]]) -> str:
-    """A Markdown table of retrieval figures in percent, one row per name."""
-    lines = ["| | " + " | ".join(METRICS.values()) + " |", "| --- " + "| ---: " * len(METRICS) + "|"]
-    for name, figures in rows.items():
-        lines.append(f"| {name} | " + " | ".join(f"{figures[figure]:.2f}" for figure in FIGURES) + " |")
-    return "\n".join(lines)
 
 
 __all__ = [

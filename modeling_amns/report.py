@@ -158,7 +158,7 @@ class RunReport:
                 f"{folder} holds no {RESULTS}; pass the output_dir of a training run that has ended."
             )
         content = read_object(file)
-        known = {}
+        known: dict[str, Any] = {}
         for name, (kinds, missing) in _KINDS.items():
             value = content.pop(name, None)
             if value is None:

@@ -12,7 +12,8 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from .cards import PICTURES, RESULTS, model_card
+from .cards import PICTURES, model_card
+from .report import RESULTS
 
 # What an earlier push may have left of which this one has none: reports, and weights in more than one file.
 LEFTOVERS = (RESULTS, *PICTURES, "model-*-of-*.safetensors", SAFE_WEIGHTS_INDEX_NAME)

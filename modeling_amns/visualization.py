@@ -2,20 +2,24 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import datasets
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, nn
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 from .data.collator import load_image
-from .embedding import embed_images, embed_texts
+from .evaluation import EmbeddedSplit
+from .fonts import font_for
 from .metrics.ranking import rank_similarity
+from .protocols import PairProcessor
 
 HEIGHT = 160
 GAP = 8
 FRAME = 4
 TEXT_WIDTH = 300
+FONT_SIZE = 13
 RIGHT, WRONG = (0, 140, 60), (200, 30, 30)
 
 
@@ -44,10 +48,13 @@ def draw_rankings(
     tall = HEIGHT + 2 * FRAME
     size = (TEXT_WIDTH + 2 * GAP + len(tiles[0]) * (wide + GAP), GAP + len(tiles) * (tall + GAP))
     sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    pen = ImageDraw.Draw(sheet)
     for row, (caption, rank, shown) in enumerate(zip(captions, first_hits, tiles)):
         top = GAP + row * (tall + GAP)
-        lines = textwrap.wrap(caption, 44, max_lines=8, placeholder=" ...")
+        font, caption = font_for(caption, FONT_SIZE)
+        # As many characters of this text's own width as fill the column.
+        wide_enough = max(1, int(TEXT_WIDTH * len(caption) / max(1.0, font.getlength(caption))))
+        lines = textwrap.wrap(caption, wide_enough, max_lines=8, placeholder=" ...")
         pen.multiline_text((GAP, top), "\n".join([*lines, f"first right image: rank {rank}"]), "black", font)
         for place, tile in enumerate(shown):
             sheet.paste(tile, (TEXT_WIDTH + 2 * GAP + place * (wide + GAP), top))
@@ -76,36 +83,35 @@ def draw_masks(images: Sequence[Image.Image], keep_indices: Tensor, grid: tuple[
 
 
 def ranking_picture(
-    model: nn.Module,
-    processor,
+    embedded: EmbeddedSplit,
+    processor: PairProcessor,
     split: Mapping[str, datasets.Dataset],
     rows: int = 6,
     columns: int = 8,
-    batch_size: int = 128,
-    num_workers: int = 0,
 ) -> Image.Image:
     """Ranks the whole gallery for some captions of a split, spread evenly over it, and draws the first images.
 
     Args:
-        model, processor, split, batch_size, num_workers: as `evaluate_retrieval`.
+        embedded: the split, as `evaluation.embed_split` returns it.
+        processor: what the images were seen through.
+        split: `{"gallery", "queries"}`, for images and captions.
         rows, columns: captions, images for each.
     """
-    gallery = split["gallery"]
-    queries = split["queries"].select(spread(len(split["queries"]), rows))
-    images = embed_images(model, processor, gallery, batch_size, num_workers)
-    texts = embed_texts(model, processor, queries["caption"][:], batch_size)
-    similarity = texts @ images.T
-    wanted, persons = queries["person_id"][:], gallery["person_id"][:]
-    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :columns].tolist()
+    gallery, places = split["gallery"], spread(len(split["queries"]), rows)
+    captions = split["queries"].select(places)["caption"][:]
+    wanted = embedded.query_ids[places]
+    similarity = embedded.queries[places] @ embedded.gallery.T
+    order = similarity.argsort(dim=1, descending=True, stable=True)[:, :columns]
+    right = embedded.gallery_ids[order] == wanted[:, None]
     return draw_rankings(
-        queries["caption"][:],
-        rank_similarity(similarity, wanted, persons).first_hit.tolist(),
-        [[as_seen(gallery[place], processor) for place in places] for places in order],
-        [[persons[place] == person for place in places] for places, person in zip(order, wanted)],
+        captions,
+        rank_similarity(similarity, wanted, embedded.gallery_ids).first_hit.tolist(),
+        [[as_seen(gallery[place], processor) for place in hits] for hits in order.tolist()],
+        right.tolist(),
     )
 
 
-def as_seen(row: Mapping, processor) -> Image.Image:
+def as_seen(row: Mapping[str, Any], processor: PairProcessor) -> Image.Image:
     """A row's image as the model sees it: RGB, in the processor's size."""
     return load_image(row, processor.image_size, processor.image_processor.resample)
 

@@ -21,8 +21,8 @@ from modeling_amns.data.transforms import Augmentation
 from modeling_amns.ema import ImageTeacher
 from modeling_amns.losses import bsdm, matching_loss
 from modeling_amns.masking import patch_scores, select_patches
+from modeling_amns.memory import peak_memory_mb
 from modeling_amns.metrics.ranking import rank_metrics
-from modeling_amns.recipe import peak_memory_mb
 
 if __package__:  # installed, as modeling_amns.scripts.benchmark
     from .benchmark_loader import largest_difference, loaders

@@ -8,7 +8,8 @@ import torch
 from modeling_amns import AMNSConfig, AMNSModel
 from modeling_amns.gradient_cache import cached_backward
 from modeling_amns.losses import bsdm, matching_loss
-from modeling_amns.recipe import peak_memory_mb
+from modeling_amns.markdown import markdown_table
+from modeling_amns.memory import PeakMemory
 
 
 def step_memory(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[int, int, float]:
@@ -28,17 +29,13 @@ def step_memory(sizes: dict, batch_size: int, chunk_size: int, device: str) -> t
 
 def memory_table(sizes: dict, batch_size: int, chunk_sizes: tuple[int, ...], device: str) -> str:
     """Markdown: the memory that each chunk size needs on top of weights and batch; the first is the reference."""
-    lines = [
-        f"| step of {batch_size} pairs | memory above start, MiB | relative | seconds |",
-        "| --- " + "| ---: " * 3 + "|",
-    ]
-    reference = None
+    rows, reference = [], None
     for chunk in chunk_sizes:
         before, peak, seconds = step_memory(sizes, batch_size, chunk, device)
         reference = reference or peak - before
         name = f"gradient_cache_chunk_size {chunk}" if chunk else "plain"
-        lines.append(f"| {name} | {peak - before} | {(peak - before) / reference:.2f} | {seconds:.2f} |")
-    return "\n".join(lines)
+        rows.append([name, peak - before, f"{(peak - before) / reference:.2f}", f"{seconds:.2f}"])
+    return markdown_table([f"step of {batch_size} pairs", "memory above start, MiB", "relative", "seconds"], rows)
 
 
 def _step(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[int, int, float]:
@@ -60,7 +57,8 @@ def _step(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[i
         loss.backward()
         return loss
 
-    before, start = peak_memory_mb(), time.perf_counter()
+    memory = PeakMemory(device)
+    before, start = memory.mib, time.perf_counter()
     if chunk_size:
         chunks = [
             {name: value[first : first + chunk_size] for name, value in batch.items()}
@@ -71,7 +69,7 @@ def _step(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[i
         loss_backward(forward(batch))
     if device != "cpu":
         torch.cuda.synchronize()
-    return before, peak_memory_mb(), time.perf_counter() - start
+    return before, memory.mib, time.perf_counter() - start
 
 
 __all__ = ["memory_table", "step_memory"]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from modeling_amns.markdown import markdown_table
+
 
 def side_by_side(work: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
     """Median seconds of each piece of work, taken in turns so that a slow moment hits all of them."""
@@ -23,6 +25,5 @@ def side_by_side(work: dict[str, Callable[[], None]], repeats: int) -> dict[str,
 
 def print_ratios(seconds: dict[str, float], reference: str, what: str) -> None:
     """A Markdown table of seconds and of their ratio to one of them."""
-    print(f"| {what} | seconds | relative to {reference} |\n| --- | ---: | ---: |")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.3f} | {value / seconds[reference]:.2f} |")
+    rows = [[name, f"{value:.3f}", f"{value / seconds[reference]:.2f}"] for name, value in seconds.items()]
+    print(markdown_table([what, "seconds", f"relative to {reference}"], rows))

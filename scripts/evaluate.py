@@ -2,20 +2,41 @@
 
 python scripts/evaluate.py outputs/quickstart --benchmark synthetic-pedes --data_root data
 python scripts/evaluate.py ORG/NAME --benchmark cuhk-pedes --data_root DIR --json
+python scripts/evaluate.py ORG/NAME --benchmark cuhk-pedes icfg-pedes rstpreid --data_root DIR
 python scripts/evaluate.py ORG/NAME --pairs pairs.csv --caption_column text
 """
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+from modeling_amns.cli import parse, run_script, stand_aside
+
+stand_aside(__name__, __file__)
 
 from accelerate import PartialState
-from transformers import HfArgumentParser
 
+from modeling_amns.data.benchmarks import BENCHMARKS
 from modeling_amns.data.sources import SourceArguments
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.loading import load_checkpoint
-from modeling_amns.recipe import figures_table
+from modeling_amns.report import METRICS, figures_table
+
+
+@dataclass
+class SourcesArguments(SourceArguments):
+    """One or more benchmarks below one folder, or own pairs."""
+
+    benchmark: list[str] = field(
+        default_factory=lambda: ["synthetic-pedes"],
+        metadata={"help": "One or more of " + ", ".join(BENCHMARKS) + ", below one data_root."},
+    )
+
+    def each(self) -> list[SourceArguments]:
+        """One source for each benchmark."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        names = self.benchmark[:1] if self.pairs else self.benchmark
+        return [SourceArguments(**{**values, "benchmark": name}) for name in names]
 
 
 @dataclass
@@ -33,45 +54,45 @@ class EvaluationArguments:
     json: bool = field(default=False, metadata={"help": "Print the figures as JSON instead of a table."})
 
 
-def parse_arguments() -> tuple[str, SourceArguments, EvaluationArguments]:
-    """The command line."""
-    parser = HfArgumentParser(
-        (SourceArguments, EvaluationArguments),
-        description="Retrieval figures of a checkpoint: Rank-1/5/10, mAP and mINP in percent.",
-    )
-    parser.add_argument("model", help="Checkpoint: folder or Hub id.")
-    source, options, rest = parser.parse_args_into_dataclasses()
-    return rest.model, source, options
-
-
 def main() -> int:
-    """Exit code 0 on success, 1 with one line of explanation on bad input."""
-    try:
-        name, source, options = parse_arguments()
-        model, processor = load_checkpoint(name, options.image_size)
-        model.to(options.device or PartialState().device)
-        if options.split not in ("val", "test"):
-            raise ValueError(f"--split must be val or test, found {options.split!r}.")
-        split = source.load(options.split)
-        figures = evaluate_retrieval(
+    """Prints the figures."""
+    sources, options, name = parse(
+        (SourcesArguments, EvaluationArguments), __doc__, {"model": "checkpoint: folder or Hub id"}
+    )
+    if options.split not in ("val", "test"):
+        raise ValueError(f"--split must be val or test, found {options.split!r}.")
+    # All of them first: a wrong path is an error of the first second, not of the last hour.
+    splits = {source.name: source.load(options.split) for source in sources.each()}
+    model, processor = load_checkpoint(name, options.image_size)
+    model.to(options.device or PartialState().device)
+    figures = {
+        benchmark: evaluate_retrieval(
             model, processor, split, options.batch_size, options.num_workers, options.image_to_text, progress=True
         )
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        for benchmark, split in splits.items()
+    }
     if PartialState().is_main_process:
-        if options.json:
-            print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
-        else:
-            rows = {f"{source.name} {options.split}, text to image": figures}
-            if options.image_to_text:
-                reverse = {name[4:]: value for name, value in figures.items() if name.startswith("i2t_")}
-                rows["image to text"] = reverse
-            print(figures_table(rows))
+        print(as_json(figures) if options.json else as_table(figures, options.split))
     # Threads of a group that is left to the end of the interpreter can abort it.
     PartialState().destroy_process_group()
     return 0
 
 
+def as_json(figures: dict[str, dict[str, float]]) -> str:
+    """The figures of one benchmark, or those of each by its name."""
+    rounded = {name: {key: round(value, 4) for key, value in found.items()} for name, found in figures.items()}
+    return json.dumps(rounded if len(rounded) > 1 else next(iter(rounded.values())))
+
+
+def as_table(figures: dict[str, dict[str, float]], split: str) -> str:
+    """A row for each benchmark and direction."""
+    rows = {}
+    for benchmark, found in figures.items():
+        rows[f"{benchmark} {split}, text to image"] = found
+        if f"i2t_{next(iter(METRICS))}" in found:
+            rows[f"{benchmark} {split}, image to text"] = {name: found[f"i2t_{name}"] for name in METRICS}
+    return figures_table(rows)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script("evaluate.py", main))

@@ -14,7 +14,8 @@ from accelerate import PartialState
 from huggingface_hub.errors import HTTPError
 from transformers.utils import logging
 
-from modeling_amns.recipe import figures_table, parse_arguments, push, run
+from modeling_amns.recipe import parse_arguments, push, run
+from modeling_amns.report import RunReport, figures_table
 
 
 def main() -> int:
@@ -22,9 +23,9 @@ def main() -> int:
     logging.set_verbosity_warning()
     try:
         data, start, args = parse_arguments()
-        trainer, results = run(data, start, args)
+        trainer, report = run(data, start, args)
         if PartialState().is_main_process:
-            print_report(results, args.output_dir)
+            print_report(report, args.output_dir)
         if args.push_to_hub:
             push(trainer)
     except (ValueError, OSError, ImportError, HTTPError) as error:
@@ -35,14 +36,13 @@ def main() -> int:
     return 0
 
 
-def print_report(results: dict, folder: str) -> None:
+def print_report(report: RunReport, folder: str) -> None:
     """The figures of the best and the last epoch as a table."""
-    noise = f", {results['noise_rate']:.0%} of the captions shuffled" if results["noise_rate"] else ""
-    selected = f"best epoch selected on {results['selected_on']}" if results["selected_on"] else "no epoch selected"
-    print(f"\n{results['benchmark']}, test split{noise}; {selected}\n")
-    rows = {f"{name}, epoch {results[name]['epoch']:g}": results[name] for name in ("best", "last")}
-    print(figures_table(rows))
-    print(f"\n{results['seconds']:.0f} s, {results['peak_memory_mb']} MiB. Model and results.json: {folder}")
+    noise = f", {report.noise_rate:.0%} of the captions shuffled" if report.noise_rate else ""
+    selected = f"best epoch selected on {report.selected_on}" if report.selected_on else "no epoch selected"
+    print(f"\n{report.benchmark}, test split{noise}; {selected}\n")
+    print(figures_table(report.rows))
+    print(f"\n{report.seconds:.0f} s, {report.peak_memory_mb} MiB. Model and results.json: {folder}")
 
 
 if __name__ == "__main__":

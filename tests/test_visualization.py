@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from modeling_amns.evaluation import EmbeddedSplit
+from modeling_amns.fonts import font_for
 from modeling_amns.masking import select_patches
 from modeling_amns.visualization import (
     FRAME,
@@ -68,22 +70,25 @@ def test_rows_are_taken_at_even_distances(total, count, rows):
     assert spread(total, count) == rows
 
 
-def test_the_picture_of_a_split_ranks_its_whole_gallery(monkeypatch, processor):
-    """Embeddings are given, so that the order is known: caption 0 means person 5, whose image is second best."""
+def test_the_picture_of_a_split_ranks_its_whole_gallery(processor):
+    """Embeddings are given, so that the order is known: the caption means person 5, whose image is second best."""
     colours = ["red", "blue", "lime"]
-    gallery = datasets.Dataset.from_list(
-        [{"person_id": person, "image_id": row} for row, person in enumerate((4, 5, 6))]
+    gallery = datasets.Dataset.from_dict(
+        {"image": [flat(colour) for colour in colours], "person_id": [4, 5, 6], "image_id": [0, 1, 2]}
     )
-    queries = datasets.Dataset.from_list([{"caption": "a", "person_id": 5, "image_id": 1}])
-    images = torch.eye(3)
-    texts = torch.tensor([[0.9, 0.4, 0.1]])
-    monkeypatch.setattr("modeling_amns.visualization.embed_images", lambda *_: images)
-    monkeypatch.setattr("modeling_amns.visualization.embed_texts", lambda *_: texts)
-    seen = {row: flat(colour) for row, colour in enumerate(colours)}
-    monkeypatch.setattr("modeling_amns.visualization.as_seen", lambda row, _: seen[row["image_id"]])
-    drawn = []
-    monkeypatch.setattr("modeling_amns.visualization.draw_rankings", lambda *given: drawn.append(given))
-    ranking_picture(None, processor, {"gallery": gallery, "queries": queries}, columns=2)
-    captions, first_hits, shown, right = drawn[0]
-    assert (captions, first_hits, right) == (["a"], [2], [[False, True]])
-    assert shown == [[seen[0], seen[1]]]
+    queries = datasets.Dataset.from_dict({"caption": ["a"], "person_id": [5], "image_id": [1]})
+    embedded = EmbeddedSplit(torch.eye(3), torch.tensor([4, 5, 6]), torch.tensor([[0.9, 0.4, 0.1]]), torch.tensor([5]))
+    sheet = ranking_picture(embedded, processor, {"gallery": gallery, "queries": queries}, columns=2)
+    height, width = processor.image_size
+    assert tiles(sheet, 1, 2, width / height) == [[(WRONG, (255, 0, 0)), (RIGHT, (0, 0, 255))]]
+
+
+def test_characters_that_no_font_here_has_are_written_as_code_points(monkeypatch):
+    monkeypatch.setattr("modeling_amns.fonts.SYSTEM_FONTS", ())
+    _, text = font_for("a red 红 coat", 13)
+    assert text == "a red U+7EA2  coat"
+    assert font_for("plain", 13)[1] == "plain"
+    # The sheet shows two texts that differ in such characters only as two.
+    rows = [[flat("red")]], [[True]]
+    one, other = (np.asarray(draw_rankings([caption], [1], *rows)) for caption in ("红", "蓝"))
+    assert (one != other).any()

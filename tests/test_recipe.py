@@ -1,0 +1,113 @@
+"""A run from its options: what is saved in which order, and labels that mean the same under every option."""
+
+import importlib.metadata
+
+import pytest
+from PIL import Image
+
+import modeling_amns
+from modeling_amns import AMNSModel, AMNSTrainingArguments, RunReport, evaluation, make_synthetic_benchmark, recipe
+from modeling_amns.data.benchmarks import load_benchmark
+from modeling_amns.loading import load_checkpoint
+from modeling_amns.recipe import DataArguments, ModelArguments
+
+TINY = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_synthetic_benchmark(
+        folder, train_identities=12, val_identities=4, test_identities=6, images_per_identity=2, num_workers=1
+    )
+    return folder
+
+
+def start() -> ModelArguments:
+    return ModelArguments(
+        image_size=[64, 32],
+        vision_config=TINY | {"patch_size": 16},
+        text_config=TINY,
+        projection_dim=16,
+        vocab_size=600,
+    )
+
+
+def arguments(folder, **options) -> AMNSTrainingArguments:
+    given = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "keep_ratio": 1.0}
+    return AMNSTrainingArguments(
+        output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True, **{**given, **options}
+    )
+
+
+def figures_of(folder, root) -> dict[str, float]:
+    model, processor = load_checkpoint(folder)
+    figures = evaluation.evaluate_retrieval(model, processor, load_benchmark("synthetic-pedes", root, "test"))
+    return {name: round(value, 2) for name, value in figures.items()}
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_last_is_the_last_epoch_and_best_the_saved_weights_under_every_option(tmp_path, root, at_end, monkeypatch):
+    """The first epoch is made the best one, so that best and last are two models."""
+    seen = iter([90.0, 20.0, 10.0])
+
+    def selected(trainer, *args, **kwargs):
+        metrics = {"eval_rank1": next(seen)}
+        trainer.log(metrics)
+        trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+        return metrics
+
+    monkeypatch.setattr(recipe.AMNSTrainer, "evaluate", selected)
+    args = arguments(tmp_path / "run", load_best_model_at_end=at_end)
+    _, report = recipe.run(DataArguments(data_root=str(root)), start(), args)
+    assert (report.best.epoch, report.last.epoch, report.selected_on) == (1.0, 3.0, "val rank1")
+    assert report.figures == figures_of(tmp_path / "run", root) == figures_of(tmp_path / "run" / "checkpoint-6", root)
+    last = {name: value for name, value in report.last.items() if name != "epoch"}
+    assert last == figures_of(tmp_path / "run" / "checkpoint-18", root) != report.figures
+
+
+def test_a_run_embeds_its_test_gallery_once_and_saves_before_it_draws(tmp_path, root, monkeypatch, caplog):
+    order, embed = [], evaluation.embed_images
+
+    def counted(model, processor, gallery, *rest):
+        order.append("embed")
+        return embed(model, processor, gallery, *rest)
+
+    def broken(*_):
+        order.append("draw")
+        report = RunReport.load(tmp_path / "run")
+        assert report.belongs_to(tmp_path / "run") and report.weights_sha256
+        assert not (tmp_path / "run" / "ranking.png").exists(), "a picture of an earlier run is left"
+        raise OSError("cannot open resource")
+
+    monkeypatch.setattr(evaluation, "embed_images", counted)
+    monkeypatch.setattr(recipe, "ranking_picture", broken)
+    (tmp_path / "run").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "run" / "ranking.png")
+    args = arguments(tmp_path / "run", num_train_epochs=1, eval_strategy="no", save_strategy="no")
+    _, report = recipe.run(DataArguments(data_root=str(root)), start(), args)
+    assert order == ["embed", "draw"]
+    assert "a picture of it could not be drawn" in caplog.text
+    assert report == RunReport.load(tmp_path / "run") and report.best == report.last and report.selected_on is None
+    assert AMNSModel.from_pretrained(tmp_path / "run")
+
+
+def test_what_was_trained_is_saved_although_its_figures_fail(tmp_path, root, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("an image of test is broken")
+
+    monkeypatch.setattr(recipe, "embed_split", fail)
+    args = arguments(tmp_path / "run", num_train_epochs=1, eval_strategy="no", save_strategy="no")
+    with pytest.raises(ValueError, match="an image of test is broken"):
+        recipe.run(DataArguments(data_root=str(root)), start(), args)
+    load_checkpoint(tmp_path / "run")
+
+
+def test_a_package_that_is_not_installed_can_report_its_version(tmp_path, monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.setattr(importlib.metadata, "distribution", absent)
+    found = recipe._environment(arguments(tmp_path).device)
+    assert found["modeling_amns"] == modeling_amns.__version__ and "torch" in found
