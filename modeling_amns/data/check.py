@@ -5,7 +5,7 @@ A benchmark by `check_benchmark`, own pairs by `check_pairs`; both report the sa
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ import datasets
 from datasets.utils import tqdm
 from PIL import Image
 
-from ..markdown import markdown_table
 from .annotations import find_annotation, read_annotation
 from .benchmarks import image_folder, known_benchmark
 from .files import ImageFolder
@@ -23,7 +22,7 @@ from .images import decode_image
 from .pair_files import Columns
 from .pair_records import read_pairs
 from .pair_sources import Source, open_splits
-from .records import SPLITS, Counts, Record, count
+from .records import SPLITS, Counts, Record, count, counts_table
 
 # Of CLIP, and so of most checkpoints.
 MAX_TOKENS = 77
@@ -101,20 +100,6 @@ class Report:
                 lines.append(f"- and {len(group) - MAX_LINES:,} more like these")
         lines += ["", "Something is broken, see above." if self.broken else "Nothing is broken."]
         return "\n".join(lines)
-
-
-def counts_table(counts: Mapping[str, Counts]) -> str:
-    """Sizes of splits as a Markdown table.
-
-    Example:
-
-        >>> print(counts_table({"train": Counts(3, 1200, 2400)}))
-        | split | persons | images | captions |
-        | --- | ---: | ---: | ---: |
-        | train | 3 | 1,200 | 2,400 |
-    """
-    rows = ([split, *(f"{number:,}" for number in numbers)] for split, numbers in counts.items())
-    return markdown_table(["split", *Counts._fields], rows)
 
 
 def check_benchmark(
@@ -280,9 +265,14 @@ class _Images:
             except (ValueError, OSError) as error:
                 return str(error)
 
-        options = {"total": len(places), "desc": "Reading images", "unit": " images", "disable": not self.progress}
-        with ThreadPoolExecutor(self.num_workers or os.cpu_count()) as pool:
-            found = list(tqdm(pool.map(size, places), **options))
+        found: list[Size | str] = []
+        with (
+            ThreadPoolExecutor(self.num_workers or os.cpu_count()) as pool,
+            tqdm(total=len(places), desc="Reading images", unit=" images", disable=not self.progress) as bar,
+        ):
+            for one in pool.map(size, places):
+                found.append(one)
+                bar.update()
         self.report.unreadable += [text for text in found if isinstance(text, str)]
         sizes = [pair for pair in (*found, *(self.report.image_sizes or ())) if not isinstance(pair, str)]
         if sizes:
@@ -308,4 +298,4 @@ def _repeated_captions(records: Iterable[Record]) -> int:
     return sum(uses[key] for key, found in persons.items() if len(found) > 1)
 
 
-__all__ = ["MAX_TOKENS", "Report", "check_benchmark", "check_pairs", "counts_table"]
+__all__ = ["MAX_TOKENS", "Report", "check_benchmark", "check_pairs"]

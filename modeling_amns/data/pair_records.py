@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,12 @@ def read_pairs(
 
 
 def _image_records(
-    data: datasets.Dataset, names: Columns, has_split: bool, chosen: str | None, title: str, report
+    data: datasets.Dataset,
+    names: Columns,
+    has_split: bool,
+    chosen: str | None,
+    title: str,
+    report: Callable[[int, str], None],
 ) -> list[Record]:
     """Records of a data set that holds its images."""
     splits = {}

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import datasets
 import pyarrow.compute as pc
@@ -15,6 +15,7 @@ from .records import SPLIT_NAMES, SPLITS, describe
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
+T = TypeVar("T")
 Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | Mapping[str, Any]
 Data: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
@@ -41,9 +42,7 @@ def is_hub_id(source: str) -> bool:
     return _HUB_ID.fullmatch(source) is not None
 
 
-def open_source(
-    source: Source, split: str | None, image_root: str | Path | None, streaming: bool = False
-) -> Opened:
+def open_source(source: Source, split: str | None, image_root: str | Path | None, streaming: bool = False) -> Opened:
     """What a source means for a split.
 
     Args:
@@ -70,7 +69,7 @@ def open_source(
 
 
 def open_splits(source: Source, image_root: str | Path | None) -> list[tuple[str, Opened]]:
-    """All that a source holds: each split that is one by itself, under its name, or the source as a whole, under ''."""
+    """All that a source holds: its splits under their names, or the source as a whole under an empty name."""
     data = source if isinstance(source, Mapping) else _resolve(source, streaming=False)
     if not isinstance(data, Mapping):
         return [("", open_source(source, None, image_root))]
@@ -108,13 +107,13 @@ def open_parquet(file: Path, image: str) -> datasets.Dataset:
     # None is in the file. As strings their paths get the checks of any table: a file of others names no other folder.
     return datasets.Dataset(
         datasets.table.InMemoryTable(
-            data.remove_columns(image).data.table.append_column(image, pc.struct_field(column, "path"))
+            data.data.table.drop_columns([image]).append_column(image, pc.struct_field(column, "path"))
         ),
         fingerprint=data._fingerprint,
     )
 
 
-def _pick(source: Mapping[str, Any], split: str | None) -> Any:
+def _pick(source: Mapping[str, T], split: str | None) -> T:
     """The source of a split from a mapping."""
     found = {SPLIT_NAMES.get(str(key).casefold(), str(key)): value for key, value in source.items()}
     if split is None or split not in found:
@@ -167,7 +166,7 @@ def _table_file(source: str | Path) -> Path | None:
 
 
 def _image_root(image_root: str | Path | None, source: Source, data: object) -> Path:
-    """The folder of images that are given as paths: that of the table, a folder itself, else where the program runs."""
+    """The folder of images given as paths: that of the table, a folder itself, else where the program runs."""
     if image_root is not None:
         return Path(image_root).expanduser()
     if isinstance(data, Path):

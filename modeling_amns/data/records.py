@@ -2,9 +2,10 @@
 
 import reprlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ..markdown import markdown_table
 from .files import relative_path
 
 # Longer strings are files pasted into the wrong field; a caption is cut at 77 tokens anyway.
@@ -137,6 +138,20 @@ def count(records: list[Record]) -> Counts:
     return Counts(len({r.person_id for r in records}), len(records), sum(len(r.captions) for r in records))
 
 
+def counts_table(counts: Mapping[str, Counts]) -> str:
+    """Sizes of splits as a Markdown table.
+
+    Example:
+
+        >>> print(counts_table({"train": Counts(3, 1200, 2400)}))
+        | split | persons | images | captions |
+        | --- | ---: | ---: | ---: |
+        | train | 3 | 1,200 | 2,400 |
+    """
+    rows = ([split, *(f"{number:,}" for number in numbers)] for split, numbers in counts.items())
+    return markdown_table(["split", *Counts._fields], rows)
+
+
 def split_name(value: object, name: str) -> str:
     """train, val or test for the usual spellings of a split; a ValueError says what it is instead."""
     split = SPLIT_NAMES.get(value.strip().casefold()) if isinstance(value, str) else None
@@ -188,6 +203,7 @@ __all__ = [
     "check_path",
     "check_person_id",
     "count",
+    "counts_table",
     "describe",
     "reporter",
     "split_name",

@@ -138,9 +138,7 @@ class _Builder(datasets.ArrowBasedBuilder):
 
     VERSION = datasets.Version(TABLE_VERSION)
 
-    def __init__(
-        self, make: Callable[[], pa.Table], features: datasets.Features, description: str, **options: Any
-    ):
+    def __init__(self, make: Callable[[], pa.Table], features: datasets.Features, description: str, **options: Any):
         self._make, self._features, self._description = make, features, description
         super().__init__(**options)
 

@@ -66,7 +66,7 @@ class Augmentation:
             erase[:] = top, left, top + box_height, left + box_width
         jitter = 1 + self.color_jitter * (2 * generator.random(3) - 1)
         return {
-            "flip": np.bool_(uniform[0] < self.flip),
+            "flip": np.asarray(uniform[0] < self.flip),
             "shift": shift,
             "erase": erase,
             "jitter": jitter.astype(np.float32),

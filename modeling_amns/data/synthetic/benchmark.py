@@ -196,9 +196,7 @@ def make_synthetic_benchmark(
         return folder
     counts = dict(zip(SPLITS, (train_identities, val_identities, test_identities)))
     tasks = [
-        _Task(
-            seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, image_size
-        )
+        _Task(seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, image_size)
         for identity, (split, person) in enumerate(_number_people(seed, counts))
         if split in known.splits
     ]
