@@ -63,15 +63,16 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
     return made.cast(columns(STREAM_COLUMNS))
 
 
-def _table_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV, TSV, JSON, JSON Lines or Parquet file; errors name the file."""
+def _table_rows(file: Path, wanted: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a table file, of Parquet these columns only; errors name the file."""
     if file.suffix.lower() != ".parquet":
         yield from read_rows(file)
         return
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=_BATCH):
+            there = [name for name in table.schema_arrow.names if wanted is None or name in wanted]
+            for batch in table.iter_batches(batch_size=_BATCH, columns=there):
                 for row in batch.to_pylist():
                     yield row
                     number += 1
@@ -81,7 +82,7 @@ def _table_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _only(file: Path, wanted: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The wanted columns of every row, so that all rows have the same; what a row lacks is null."""
-    for row in _table_rows(file):
+    for row in _table_rows(file, wanted):
         yield {name: row.get(name) for name in wanted}
 
 

@@ -104,7 +104,7 @@ def normalize_images(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return values.mul_((1 / (255 * std)).view(3, 1, 1)).sub_((mean / std).view(3, 1, 1))
 
 
-def flip_and_crop(image: Image.Image, flip: bool, shift: Sequence[int]) -> Image.Image:
+def flip_and_crop(image: Image.Image, flip: bool | np.ndarray, shift: Sequence[int] | np.ndarray) -> Image.Image:
     """Mirrors an image and moves it within its frame, black where it ends.
 
     Args:

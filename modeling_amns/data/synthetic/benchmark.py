@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -307,8 +308,17 @@ def _draw_all(tasks: list[_Task], images_per_identity: int, num_workers: int | N
         return follow(map(_draw_person, tasks))
     # Forked workers start at once; a fresh interpreter would first import torch and transformers.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         return follow(pool.map(_draw_person, tasks, chunksize=8))
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when its parent was killed: it would wait for its next task for good."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        watch = threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True)
+        watch.start()
 
 
 def _record(known: Benchmark, plan: PlannedImage, path: str) -> dict:
