@@ -170,8 +170,9 @@ class KnownPersons:
 
 
 def _check_columns(name: str, dataset: Any, needed: tuple[str, ...]) -> None:
-    columns = getattr(dataset, "column_names", None)
-    missing = [column for column in needed if columns is not None and column not in columns]
+    # A stream may not know its columns before it is read.
+    columns = getattr(dataset, "column_names", None) or needed
+    missing = [column for column in needed if column not in columns]
     if missing:
         raise ValueError(f"{name} lacks the column(s) {', '.join(missing)}; it has {', '.join(columns)}.")
 

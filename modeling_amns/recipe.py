@@ -3,7 +3,6 @@
 `scripts/train.py` is a thin shell around `run`.
 """
 
-import json
 import platform
 import time
 from dataclasses import dataclass, field, fields
@@ -13,10 +12,10 @@ import accelerate
 import datasets
 import torch
 import transformers
-import yaml
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
 from . import __version__
@@ -39,14 +38,13 @@ from .memory import PeakMemory, peak_memory_mb
 from .modeling_amns import AMNSForPersonRetrieval
 from .processing_amns import AMNSProcessor
 from .report import FROM_SCRATCH, METRICS, EpochFigures, RunReport, figures_table, weights_sha256
+from .run_options import check_selection, read_encoder, read_recipe, refuse_from_scratch_options
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
 from .visualization import as_seen, draw_masks, ranking_picture, spread
 
 logger = logging.get_logger(__name__)
 
-# Beside the package in its source, inside it once installed.
-RECIPES = (Path(__file__).parents[1] / "scripts" / "recipes", Path(__file__).parent / "scripts" / "recipes")
 # Options of transformers' that decide a training, which a report names besides those of AMNSTrainingArguments; others
 # hold paths, hosts and tokens.
 REPORTED = (
@@ -74,6 +72,8 @@ REPORTED = (
     "gradient_checkpointing",
 )
 FIGURES = tuple(METRICS)
+# Options of ModelArguments that a start from a checkpoint does not read, and their defaults.
+FROM_SCRATCH_OPTIONS = {"vision_config": {}, "text_config": {}, "projection_dim": 512, "vocab_size": 4096}
 
 
 @dataclass
@@ -116,9 +116,10 @@ class ModelArguments(AdapterArguments):
 
     def __post_init__(self):
         for name in ("vision_config", "text_config"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                setattr(self, name, json.loads(value))
+            setattr(self, name, read_encoder(name, getattr(self, name)))
+        if self.model_name_or_path:
+            given = {name: getattr(self, name) for name in FROM_SCRATCH_OPTIONS}
+            refuse_from_scratch_options(self.model_name_or_path, given, FROM_SCRATCH_OPTIONS)
         if self.image_size is not None:
             self.image_size = list(size_pair(self.image_size))
 
@@ -136,27 +137,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
     parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
     known, _ = parser.parse_known_args(arguments)
     if known.config:
-        parser.set_defaults(**read_recipe(known.config, {action.dest for action in parser._actions}))
+        switches = {action.dest for action in parser._actions if action.type is string_to_bool}
+        parser.set_defaults(**read_recipe(known.config, {action.dest for action in parser._actions}, switches))
     *parsed, _ = parser.parse_args_into_dataclasses(args=arguments)
     return tuple(parsed)
-
-
-def read_recipe(path: str | Path, fields: set[str]) -> dict:
-    """The fields of a YAML recipe, a file or the name of one of the package's own, all of them known."""
-    own = {recipe.stem: recipe for folder in RECIPES for recipe in folder.glob("*.yaml")}
-    path = own.get(str(path), Path(path))
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {path}; the package's own are {', '.join(sorted(own))}.")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} must map option names to values, found {type(recipe).__name__}.")
-    unknown = sorted(str(name) for name in recipe if name not in fields or name in ("config", "help"))
-    if unknown:
-        raise ValueError(f"{path} has unknown field(s): {', '.join(unknown)}. `train.py --help` lists all options.")
-    return recipe
 
 
 def build(
@@ -217,7 +201,7 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         ValueError: the best epoch could not be read back, because checkpoints are rarer than evaluations.
     """
     began, memory = time.time(), PeakMemory(args.device)
-    _check_selection(args)
+    check_selection(args)
     check_adapter_options(start)
     # What it asks for is what a run leaves in any case. Done by the trainer, before the last epoch is evaluated, the
     # figures called "last" would be those of the best.
@@ -324,18 +308,6 @@ def push(trainer: AMNSTrainer) -> None:
             f"The run is whole in {folder}, but was not pushed: {error} {error.__cause__ or ''} "
             f"Push it with: python scripts/push_to_hub.py {folder} {name}"
         ) from error
-
-
-def _check_selection(args: AMNSTrainingArguments) -> None:
-    evaluates, saves = str(args.eval_strategy.value), str(args.save_strategy.value)
-    if "no" in (evaluates, saves) or saves == "best":
-        return
-    if evaluates != saves or (saves == "steps" and args.eval_steps % args.save_steps):
-        raise ValueError(
-            "The best epoch is read back from its checkpoint, so each evaluation needs one: eval_strategy is "
-            f"{evaluates}, save_strategy {saves}. Make them and their steps equal, or pass --save_strategy best, or "
-            "--save_strategy no to report the last epoch."
-        )
 
 
 def _origin(start: str | None) -> dict[str, str | None]:

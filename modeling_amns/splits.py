@@ -55,7 +55,7 @@ class EvaluatesSplits(Trainer):
         Raises:
             ValueError: there is no such split, or an argument has no effect.
         """
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        chosen: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, str):
             own = named_sets(self.eval_dataset)
             if chosen not in own:
@@ -65,7 +65,7 @@ class EvaluatesSplits(Trainer):
             raise ValueError("There is nothing to evaluate on: pass eval_dataset here or to the trainer.")
         sets = named_sets(chosen)
         if "" not in sets:
-            metrics = {}
+            metrics: dict[str, float] = {}
             for name, split in sets.items():
                 metrics |= self.evaluate(split, ignore_keys, f"{metric_key_prefix}_{name}")
             return metrics
