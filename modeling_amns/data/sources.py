@@ -16,7 +16,10 @@ class SourceArguments:
     """A benchmark on disk, or own pairs of image, caption and person id."""
 
     # Titles in --help, by the first field of each group.
-    _argument_groups = {"benchmark": "A benchmark on disk", "pairs": "Own pairs of image, caption and person id instead"}
+    _argument_groups = {
+        "benchmark": "A benchmark on disk",
+        "pairs": "Own pairs of image, caption and person id instead",
+    }
 
     benchmark: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(BENCHMARKS) + "."})
     data_root: str = field(
