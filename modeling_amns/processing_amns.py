@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from tokenizers import pre_tokenizers, trainers
 from torch import Tensor
@@ -27,6 +28,8 @@ from .image_modes_amns import as_rgb, flat_images, is_unit_range, size_pair, to_
 CLIP_TOKENS = 77
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
+# Rescale factor; mean and deviation of each channel.
+Normalization = tuple[float, tuple[float, ...], tuple[float, ...]]
 
 # A fast tokenizer keeps padding and truncation of the call in hand as a state of its own, shared by all threads.
 _tokenizer_lock = threading.Lock()
@@ -80,7 +83,7 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
         return super().from_dict(saved, **kwargs)
 
     @property
-    def normalization(self) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    def normalization(self) -> Normalization:
         """Rescale factor, mean and deviation in force, the latter two of each channel; 1, 0, 1 where a step is off."""
         return _normalization(self.do_rescale, self.rescale_factor, self.do_normalize, self.image_mean, self.image_std)
 
@@ -290,9 +293,8 @@ class AMNSProcessor(ProcessorMixin):
         options: dict[str, Any] = {**kwargs}
         given = {**options, **options.get("text_kwargs", {})}
         # Said aloud, because a tokenizer's file remembers limit and padding of some earlier call.
-        for name, value in {"padding": True, "truncation": True, "max_length": self.max_tokens}.items():
-            if name not in given:
-                options[name] = value
+        defaults = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+        options |= {name: value for name, value in defaults.items() if name not in given}
         with _tokenizer_lock:
             features = super().__call__(text=captions, **options)
         if images is not None:
@@ -308,11 +310,8 @@ class AMNSProcessor(ProcessorMixin):
         return image.resize((width, height), Image.Resampling(self.image_processor.resample))
 
     def normalize_images(self, images: Tensor) -> Tensor:
-        """Bytes [B, 3, height, width] as `resize_image` makes them to float32, on their device.
-
-        The same bits as `pixel_values` of a call.
-        """
-        scale, shift = _on_device(*self.image_processor.normalization, images.device)
+        """Bytes (or floats in [0, 255]) as of `resize_image` to the bits of `pixel_values`, on their device."""
+        scale, shift = _on_device(self.image_processor.normalization, images.device)
         # In place and in the order of rows: on a CPU new memory and strided bytes cost more than the arithmetic.
         values = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         return values.mul_(scale).sub_(shift)
@@ -327,33 +326,23 @@ class AMNSProcessor(ProcessorMixin):
 
 
 def _normalization(
-    do_rescale: bool,
-    rescale_factor: float,
-    do_normalize: bool,
-    mean: float | Sequence[float] | None,
-    std: float | Sequence[float] | None,
-) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    do_rescale: bool, factor: float, do_normalize: bool, mean: ArrayLike | None, std: ArrayLike | None
+) -> Normalization:
     mean, std = (mean, std) if do_normalize and mean is not None and std is not None else (0.0, 1.0)
-    means, deviations = (
-        tuple(np.broadcast_to(np.asarray(values, dtype=np.float64), 3).tolist()) for values in (mean, std)
-    )
-    return (rescale_factor if do_rescale else 1.0), means, deviations
+    means, deviations = (np.broadcast_to(np.asarray(values, dtype=np.float64), 3) for values in (mean, std))
+    return (factor if do_rescale else 1.0), tuple(means.tolist()), tuple(deviations.tolist())
 
 
-def _scale_and_shift(
-    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """`(bytes * rescale_factor - mean) / std` as `bytes * scale - shift` on every road, float32 [3]."""
-    return np.float32(rescale_factor / np.array(std)), np.float32(np.array(mean) / np.array(std))
+def _scale_and_shift(factor: float, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """`(bytes * factor - mean) / std` as `bytes * scale - shift` on every road, float32 [3]."""
+    return np.float32(factor / np.array(std)), np.float32(np.array(mean) / np.array(std))
 
 
 @functools.lru_cache(maxsize=32)
-def _on_device(
-    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _on_device(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
     # Kept, so that a step on a GPU copies nothing; outside inference mode, so that any step may use it.
     with torch.inference_mode(False):
-        scale, shift = (torch.from_numpy(values).to(device) for values in _scale_and_shift(rescale_factor, mean, std))
+        scale, shift = (torch.from_numpy(values).to(device) for values in _scale_and_shift(*normalization))
         return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
 
