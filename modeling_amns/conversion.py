@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -224,7 +225,7 @@ def _from_transformers(
 ) -> AMNSModel:
     if hidden_act is not None or head_width is not None:
         raise ValueError(f"{path}: hidden_act and head_width stand in config.json; change them there.")
-    grid = {} if image_size is None else {"image_size": list(size_pair(image_size))}
+    grid: dict[str, Any] = {} if image_size is None else {"image_size": list(size_pair(image_size))}
     grid |= {} if stride is None else {"stride": stride}
     model, info = AMNSModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **grid)
     if info["missing_keys"]:
@@ -283,8 +284,8 @@ def _config(
         )
     projection = encoder["text_projection"].shape[1]
     size, native_stride = _native_grid(len(positions) - 1, patch, image_size, stride, native_size)
-    vision = {"image_size": size, "patch_size": patch, "stride": native_stride}
-    text = {"vocab_size": vocabulary, "max_position_embeddings": len(encoder["positional_embedding"])}
+    vision: dict[str, Any] = {"image_size": size, "patch_size": patch, "stride": native_stride}
+    text: dict[str, Any] = {"vocab_size": vocabulary, "max_position_embeddings": len(encoder["positional_embedding"])}
     if vocabulary == CLIP_VOCABULARY:
         text |= {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
     else:

@@ -1,6 +1,7 @@
 """Embeds galleries and queries in batches, shared out over the processes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import datasets
 import numpy as np
@@ -53,7 +54,8 @@ def embed_images(
     pixels = _Pixels(gallery, processor)
 
     def embed(images: Tensor) -> Tensor:
-        return model.get_image_features(processor.normalize_images(images.to(model.device))).pooler_output
+        pixels = processor.normalize_images(images.to(model.device))
+        return cast(Tensor, model.get_image_features(pixels).pooler_output)
 
     return _embed_all(model, pixels, embed, torch.stack, batch_size, num_workers, "images" if progress else None)
 
@@ -72,7 +74,8 @@ def embed_texts(
         return pad_tokens(rows, processor.tokenizer.pad_token_id)
 
     def embed(batch: Mapping[str, Tensor]) -> Tensor:
-        return model.get_text_features(**{name: value.to(model.device) for name, value in batch.items()}).pooler_output
+        tokens = {name: value.to(model.device) for name, value in batch.items()}
+        return cast(Tensor, model.get_text_features(**tokens).pooler_output)
 
     return _embed_all(model, tokens, embed, collate, batch_size, 0, "captions" if progress else None)
 
@@ -80,7 +83,7 @@ def embed_texts(
 @torch.no_grad()
 def _embed_all(
     model: Embedder,
-    items: Dataset | Sequence,
+    items: _Pixels | list[list[int]],
     embed: Callable,
     collate: Callable,
     batch_size: int,
@@ -89,15 +92,17 @@ def _embed_all(
 ) -> Tensor:
     state = PartialState()
     share = range(state.process_index, len(items), state.num_processes)
-    loader = DataLoader(Subset(items, share), batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    loader = DataLoader(
+        Subset(cast(Dataset, items), share), batch_size=batch_size, collate_fn=collate, num_workers=num_workers
+    )
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         bar = tqdm(loader, desc=f"embedding {label}", leave=False, disable=label is None or not state.is_main_process)
         parts = [nn.functional.normalize(embed(batch).float(), dim=-1) for batch in bar]
     finally:
         model.train(was_training)
-    dimension = model.config.projection_dim
+    dimension = model.embedding_dim
     local = torch.cat(parts) if parts else torch.zeros(0, dimension, device=model.device)
     if state.num_processes == 1:
         return local.cpu()

@@ -25,6 +25,7 @@ _ANCHOR = "visual.class_embedding"
 
 
 def existing(path: str | Path) -> Path:
+    """The path, or a FileNotFoundError that says what to pass."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -34,6 +35,7 @@ def existing(path: str | Path) -> Path:
 
 
 def weights_file(path: Path) -> Path:
+    """The file of weights: the path itself, or OpenCLIP's in a folder."""
     if path.is_file():
         return path
     found = [path / name for name in OPENCLIP_FILES if (path / name).is_file()]
@@ -61,8 +63,8 @@ def read_checkpoint(file: str | Path) -> dict:
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported .*?(?= was not|$)", str(error), re.MULTILINE)
-        found = found[0] if found else "no plain torch.save"
+        match = re.search(r"Unsupported .*?(?= was not|$)", str(error), re.MULTILINE)
+        found = match[0] if match else "no plain torch.save"
         raise ValueError(
             f"refused, the pickle holds more than weights ({found}) and could run code. Have someone who trusts it "
             "save the weights alone: torch.save(model.state_dict(), file)."
@@ -142,6 +144,7 @@ def encoder_prefix(tensors: Mapping[str, Tensor]) -> str:
 
 
 def some(names: Iterable[str]) -> str:
+    """The first few of many names, for an error."""
     names = sorted(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 

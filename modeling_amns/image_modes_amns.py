@@ -6,10 +6,12 @@ import functools
 import io
 import os
 import stat
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TypeGuard, cast
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 
 _ORIENTATION = 0x0112
@@ -145,7 +147,7 @@ def _base64_bytes(text: str) -> bytes | None:
         return None
 
 
-def array_to_rgb(array: Any, channels_first: bool | None = None) -> Image.Image:
+def array_to_rgb(array: ArrayLike, channels_first: bool | None = None) -> Image.Image:
     """An array or tensor as a PIL image in RGB.
 
     Args:
@@ -181,7 +183,7 @@ def array_to_rgb(array: Any, channels_first: bool | None = None) -> Image.Image:
     return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).convert("RGB")
 
 
-def as_rgb(image: Any, channels_first: bool | None = None) -> Image.Image:
+def as_rgb(image: object, channels_first: bool | None = None) -> Image.Image:
     """A PIL image, path, URL, array or tensor as a PIL image in RGB, upright: all the same pixels.
 
     Raises:
@@ -192,33 +194,37 @@ def as_rgb(image: Any, channels_first: bool | None = None) -> Image.Image:
         return to_rgb(image)
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
-    if hasattr(image, "__array__") and getattr(image, "ndim", 0):
+    if _is_array(image):
         return array_to_rgb(image, channels_first)
     raise ValueError(
         f"An image is a PIL image, a path, a URL, an array or a tensor, found {type(image).__name__}: {image!r:.80}."
     )
 
 
-def is_unit_range(image: Any) -> bool:
+def is_unit_range(image: object) -> bool:
     """Whether an image is an array of floats in [0, 1], which others call rescaled already."""
-    if isinstance(image, (str, os.PathLike, Image.Image)) or not hasattr(image, "__array__"):
+    if isinstance(image, Image.Image) or not _is_array(image):
         return False
     values = _numpy(image)
     return values.dtype.kind == "f" and values.size > 0 and bool(values.max() <= 1 + _SLACK)
 
 
-def flat_images(images: Any) -> list[Any]:
+def flat_images(images: object) -> list[object]:
     """One image, a batch of them [B, ...], or lists of either, nested as they may be, as a flat list of images."""
     if isinstance(images, (list, tuple)):
         return [image for part in images for image in flat_images(part)]
-    if hasattr(images, "__array__") and getattr(images, "ndim", 0) > 3:
-        return [image for part in images for image in flat_images(part)]
+    if _is_array(images, axes=4):
+        return [image for part in cast(Iterable[object], images) for image in flat_images(part)]
     return [images]
 
 
-def _numpy(array: Any) -> np.ndarray:
-    if hasattr(array, "detach"):
-        # A tensor, perhaps on another device; numpy knows no bfloat16.
+def _is_array(image: object, axes: int = 1) -> TypeGuard[ArrayLike]:
+    return hasattr(image, "__array__") and getattr(image, "ndim", 0) >= axes
+
+
+def _numpy(array: ArrayLike) -> np.ndarray:
+    if isinstance(array, torch.Tensor):
+        # Perhaps on another device; numpy knows no bfloat16.
         array = array.detach().cpu()
         array = array.float() if array.is_floating_point() else array
     return np.asarray(array)

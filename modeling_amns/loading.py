@@ -1,6 +1,6 @@
 """A checkpoint as tools use it: model and processor, both whole and fit for each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,8 @@ def load_checkpoint(
             checkpoint needs it, whose processor crops a square.
         options: of `AMNSModel.from_pretrained`, e.g. `dtype`.
     Raises:
-        ValueError: a part can't be read, weights are missing, or model and processor do not fit.
+        ValueError: a part can't be read, weights are missing, left over or not finite, or model and processor do not
+            fit.
         OSError: there is no such folder or repository.
     """
     if not Path(checkpoint).exists():
@@ -46,18 +47,36 @@ def load_checkpoint(
         "model",
         lambda: AMNSModel.from_pretrained(checkpoint, output_loading_info=True, **size, **options),
     )
-    if found["missing_keys"]:
-        names = sorted(found["missing_keys"])
-        raise ValueError(
-            f"{checkpoint}: {len(names)} weights are missing, {names[0]} first; they would be random. Take a "
-            "checkpoint that was written as a whole."
-        )
+    _check_weights(model, found, str(checkpoint))
     # Whatever the folder says, no code of it runs here.
     processor = _read(
         checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint, trust_remote_code=False, **size)
     )
     check_fit(model, processor, str(checkpoint))
     return model.eval(), processor
+
+
+def _check_weights(model: AMNSModel, found: Mapping[str, Iterable[str]], name: str) -> None:
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} weights are missing, {missing[0]} first; they would be random. Take a "
+            "checkpoint that was written as a whole."
+        )
+    # An encoder shortened by its configuration alone is another model. What only training needs may be left over.
+    parts = ("vision_model.", "text_model.", "visual_projection.", "text_projection.")
+    left_over = sorted(key for key in found["unexpected_keys"] if key.removeprefix("amns.").startswith(parts))
+    if left_over:
+        raise ValueError(
+            f"{name}: {len(left_over)} weights of the encoders have no place in the model that config.json describes, "
+            f"{left_over[0]} first. Is it the configuration of another checkpoint?"
+        )
+    broken = [key for key, weight in model.state_dict().items() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{name}: {len(broken)} weights hold NaN or infinite values, {broken[0]} first; every similarity would be "
+            "NaN. Take a checkpoint from before the training diverged."
+        )
 
 
 def check_fit(model: AMNSPreTrainedModel, processor: AMNSProcessor, name: str = "The processor") -> None:
@@ -68,7 +87,7 @@ def check_fit(model: AMNSPreTrainedModel, processor: AMNSProcessor, name: str = 
         found = f"crops {dict(images.crop_size)} from the centre"
     elif images.do_pad or not images.do_resize:
         found = "pads images" if images.do_pad else "skips resize"
-    elif (images.size.height, images.size.width) != wanted:
+    elif dict(images.size) != dict(zip(("height", "width"), wanted)):
         found = f"makes {dict(images.size)}"
     if found:
         raise ValueError(
@@ -92,7 +111,10 @@ def check_fit(model: AMNSPreTrainedModel, processor: AMNSProcessor, name: str = 
 
 def end_token_id(config: AMNSTextConfig) -> int:
     """The id at which a text encoder pools; in old CLIP configurations 2 stands for "the largest id"."""
-    return config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
+    end = config.eos_token_id
+    if not isinstance(end, int):
+        raise ValueError(f"A text encoder pools at one end token, the configuration names {end!r} as eos_token_id.")
+    return config.vocab_size - 1 if end == 2 else end
 
 
 def _read(checkpoint: str | Path, part: str, load: Callable[[], Part]) -> Part:

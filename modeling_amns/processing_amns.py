@@ -6,14 +6,17 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 from tokenizers import pre_tokenizers, trainers
 from torch import Tensor
-from transformers import BatchFeature, CLIPImageProcessorPil, CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import CLIPImageProcessorPil, CLIPTokenizer, PreTrainedTokenizerBase
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_base import BatchFeature as ImageFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ChannelDimension, ImageInput, SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
@@ -25,6 +28,8 @@ from .image_modes_amns import as_rgb, flat_images, is_unit_range, size_pair, to_
 CLIP_TOKENS = 77
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
+# Rescale factor; mean and deviation of each channel.
+Normalization = tuple[float, tuple[float, ...], tuple[float, ...]]
 
 # A fast tokenizer keeps padding and truncation of the call in hand as a state of its own, shared by all threads.
 _tokenizer_lock = threading.Lock()
@@ -61,6 +66,7 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
     crop_size = {"height": 384, "width": 128}
     default_to_square = True
     do_center_crop = False
+    do_pad: bool | None = None
 
     @classmethod
     def from_image_processor(cls, other: BaseImageProcessor) -> "AMNSImageProcessor":
@@ -68,7 +74,7 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
         return cls(**{name: getattr(other, name, None) for name in cls.valid_kwargs.__annotations__})
 
     @classmethod
-    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> "AMNSImageProcessor":
         """As `ImageProcessingMixin.from_dict`; what another class saved is completed with CLIP's defaults."""
         saved = image_processor_dict
         kind = saved.get("image_processor_type") or saved.get("feature_extractor_type") or cls.__name__
@@ -77,23 +83,23 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
         return super().from_dict(saved, **kwargs)
 
     @property
-    def normalization(self) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    def normalization(self) -> Normalization:
         """Rescale factor, mean and deviation in force, the latter two of each channel; 1, 0, 1 where a step is off."""
         return _normalization(self.do_rescale, self.rescale_factor, self.do_normalize, self.image_mean, self.image_std)
 
-    def fetch_images(self, image_url_or_urls: Any) -> Any:
+    def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:  # type: ignore[override]
         """Left to `process_image`, which reads paths and URLs without losing their mode."""
         return image_url_or_urls
 
-    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[Any]:
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> ImageInput:
         flat = flat_images(images)
         if not flat:
             raise ValueError("There are no images; expected at least one.")
-        return flat
+        return cast(ImageInput, flat)
 
     def process_image(
         self,
-        image: Any,
+        image: object,
         do_convert_rgb: bool | None = None,
         input_data_format: str | ChannelDimension | None = None,
         do_rescale: bool | None = None,
@@ -112,7 +118,7 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
         images: list[np.ndarray],
         do_resize: bool,
         size: SizeDict,
-        resample: int | None,
+        resample: Image.Resampling | None,
         do_center_crop: bool,
         crop_size: SizeDict,
         do_rescale: bool,
@@ -124,7 +130,7 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
         pad_size: SizeDict | None,
         return_tensors: str | TensorType | None,
         **kwargs: Any,
-    ) -> BatchFeature:
+    ) -> ImageFeature:
         used = _normalization(do_rescale, rescale_factor, do_normalize, image_mean, image_std)
         scale, shift = (values[:, None, None] for values in _scale_and_shift(*used))
         processed = []
@@ -137,14 +143,13 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
                 image = image.astype(np.float32) * scale - shift
             processed.append(image)
         if do_pad:
-            processed = self.pad(processed, pad_size=pad_size)
-        return BatchFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
+            # `None`, which the base class takes too, is the size of the largest.
+            processed = cast(list[np.ndarray], self.pad(processed, pad_size=cast(SizeDict, pad_size)))
+        return ImageFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
 
 
 class AMNSProcessorKwargs(ProcessingKwargs, total=False):
-    """Defaults of a call: pad to the longest caption, cut at the tokenizer's limit with the end token kept."""
-
-    _defaults = {"text_kwargs": {"padding": True, "truncation": True}}
+    """Options of a call: those of transformers."""
 
 
 class AMNSProcessor(ProcessorMixin):
@@ -211,6 +216,7 @@ class AMNSProcessor(ProcessorMixin):
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
+        *args: Any,
         image_size: int | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> "AMNSProcessor":
@@ -220,7 +226,7 @@ class AMNSProcessor(ProcessorMixin):
             image_size: (height, width), or one number for a square: replaces the stored size and any crop. All else
                 (mean, deviation, resampling, ...) stays the checkpoint's.
         """
-        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if image_size is not None:
             processor.image_size = image_size
         return processor
@@ -228,19 +234,20 @@ class AMNSProcessor(ProcessorMixin):
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the processed images in pixels; setting it (a number is a square) ends any crop."""
-        size = self.image_processor.size
-        if not size.height or not size.width:
+        size = dict(self.image_processor.size)
+        if not size.get("height") or not size.get("width"):
             raise ValueError(
-                f"The image processor makes images of {dict(size)}, not of one height and width. Set image_size, as "
+                f"The image processor makes images of {size}, not of one height and width. Set image_size, as "
                 "AMNSProcessor.from_pretrained(path, image_size=[height, width]) does."
             )
-        return size.height, size.width
+        return size["height"], size["width"]
 
     @image_size.setter
     def image_size(self, image_size: int | Sequence[int]) -> None:
         height, width = size_pair(image_size)
         images = self.image_processor
-        images.size = images.crop_size = SizeDict(height=height, width=width)
+        # transformers declares dicts and keeps these.
+        images.size = images.crop_size = cast(dict[str, int], SizeDict(height=height, width=width))
         images.do_center_crop = False
 
     @property
@@ -275,17 +282,21 @@ class AMNSProcessor(ProcessorMixin):
             images: a PIL image, path, URL, array or tensor, a batch of them, or lists of these, nested or not. Floats
                 are in [0, 1] or [0, 255]; values outside are a ValueError.
             text: a caption or a list of captions.
+            kwargs: as `CLIPProcessor`. Captions are padded to the longest and cut at `max_tokens`, the end token kept,
+                unless `padding`, `truncation` or `max_length` say otherwise.
         Returns:
             `BatchFeature` with `pixel_values` float [B, 3, height, width], `input_ids` and `attention_mask` [B, T].
         """
         if text is None:
             return super().__call__(images=images, **kwargs)
         captions = clean_caption(text) if isinstance(text, str) else [clean_caption(caption) for caption in text]
-        if "max_length" not in {**kwargs, **kwargs.get("text_kwargs", {})}:
-            # Said aloud, because a tokenizer's file remembers the limit of some earlier call.
-            kwargs["max_length"] = self.max_tokens
+        options: dict[str, Any] = {**kwargs}
+        given = {**options, **options.get("text_kwargs", {})}
+        # Said aloud, because a tokenizer's file remembers limit and padding of some earlier call.
+        defaults = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+        options |= {name: value for name, value in defaults.items() if name not in given}
         with _tokenizer_lock:
-            features = super().__call__(text=captions, **kwargs)
+            features = super().__call__(text=captions, **options)
         if images is not None:
             features.update(super().__call__(images=images, **kwargs))
         return features
@@ -299,11 +310,8 @@ class AMNSProcessor(ProcessorMixin):
         return image.resize((width, height), Image.Resampling(self.image_processor.resample))
 
     def normalize_images(self, images: Tensor) -> Tensor:
-        """Bytes [B, 3, height, width] as `resize_image` makes them to float32, on their device.
-
-        The same bits as `pixel_values` of a call.
-        """
-        scale, shift = _on_device(*self.image_processor.normalization, images.device)
+        """Bytes (or floats in [0, 255]) as of `resize_image` to the bits of `pixel_values`, on their device."""
+        scale, shift = _on_device(self.image_processor.normalization, images.device)
         # In place and in the order of rows: on a CPU new memory and strided bytes cost more than the arithmetic.
         values = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         return values.mul_(scale).sub_(shift)
@@ -318,31 +326,23 @@ class AMNSProcessor(ProcessorMixin):
 
 
 def _normalization(
-    do_rescale: bool,
-    rescale_factor: float,
-    do_normalize: bool,
-    mean: float | Sequence[float] | None,
-    std: float | Sequence[float] | None,
-) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+    do_rescale: bool, factor: float, do_normalize: bool, mean: ArrayLike | None, std: ArrayLike | None
+) -> Normalization:
     mean, std = (mean, std) if do_normalize and mean is not None and std is not None else (0.0, 1.0)
-    means, deviations = (tuple(np.broadcast_to(np.float64(values), 3).tolist()) for values in (mean, std))
-    return (rescale_factor if do_rescale else 1.0), means, deviations
+    means, deviations = (np.broadcast_to(np.asarray(values, dtype=np.float64), 3) for values in (mean, std))
+    return (factor if do_rescale else 1.0), tuple(means.tolist()), tuple(deviations.tolist())
 
 
-def _scale_and_shift(
-    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """`(bytes * rescale_factor - mean) / std` as `bytes * scale - shift` on every road, float32 [3]."""
-    return np.float32(rescale_factor / np.array(std)), np.float32(np.array(mean) / np.array(std))
+def _scale_and_shift(factor: float, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """`(bytes * factor - mean) / std` as `bytes * scale - shift` on every road, float32 [3]."""
+    return np.float32(factor / np.array(std)), np.float32(np.array(mean) / np.array(std))
 
 
 @functools.lru_cache(maxsize=32)
-def _on_device(
-    rescale_factor: float, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _on_device(normalization: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
     # Kept, so that a step on a GPU copies nothing; outside inference mode, so that any step may use it.
     with torch.inference_mode(False):
-        scale, shift = (torch.from_numpy(values).to(device) for values in _scale_and_shift(rescale_factor, mean, std))
+        scale, shift = (torch.from_numpy(values).to(device) for values in _scale_and_shift(*normalization))
         return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
 
@@ -388,7 +388,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPToke
     vocab = [*symbols, *("".join(pair) for pair in merges), START_TOKEN, END_TOKEN]
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(vocab)},
-        merges=[tuple(pair) for pair in merges],
+        # Pairs, whatever transformers declares: a merge may hold any character.
+        merges=cast(list[str], [tuple(pair) for pair in merges]),
         model_max_length=CLIP_TOKENS,
     )
 

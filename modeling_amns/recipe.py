@@ -7,6 +7,7 @@ import platform
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, cast
 
 import accelerate
 import datasets
@@ -158,9 +159,11 @@ def build(
     A start keeps its preprocessing: mean, deviation, resampling, tokenizer; and, where `arguments` name no other, its
     image size and stride. Images are never cropped, also those of a CLIP start.
     """
-    grid = {name: getattr(arguments, name) for name in ("image_size", "stride")}
-    grid = {name: value for name, value in grid.items() if value is not None}
-    options = {"attn_implementation": arguments.attn_implementation} if arguments.attn_implementation else {}
+    asked = {"image_size": arguments.image_size, "stride": arguments.stride}
+    grid: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    options: dict[str, Any] = {}
+    if arguments.attn_implementation:
+        options["attn_implementation"] = arguments.attn_implementation
     if arguments.model_name_or_path:
         start = arguments.model_name_or_path
         model = AMNSForPersonRetrieval.from_pretrained(
@@ -174,11 +177,11 @@ def build(
         processor = AMNSProcessor.from_pretrained(start, image_size=size, trust_remote_code=False)
         check_fit(model, processor, start)
         return model, processor
-    vision = AMNSVisionConfig(**{**arguments.vision_config, **grid})
+    vision = AMNSVisionConfig(**{**cast(dict, arguments.vision_config or {}), **grid})
     processor = AMNSProcessor.from_captions(captions, vision.image_size, arguments.vocab_size)
     config = AMNSConfig(
         vision_config=vision.to_dict(),
-        text_config={**arguments.text_config, **processor.text_config_fields},
+        text_config={**cast(dict, arguments.text_config or {}), **processor.text_config_fields},
         projection_dim=arguments.projection_dim,
         num_identities=num_identities,
         **options,

@@ -25,7 +25,10 @@ from modeling_amns.hub import push_checkpoint, push_dataset_card, push_metric, p
 from modeling_amns.pushes import refuse_unfit_pushes
 
 SCRIPT = ROOT / "scripts" / "push_to_hub.py"
-CODE = {"configuration_amns.py", "image_modes_amns.py", "modeling_amns.py", "processing_amns.py", "vision_amns.py"}
+CODE = {
+    f"{name}_amns.py"
+    for name in ("configuration", "image_modes", "modeling", "pretrained", "processing", "text", "vision")
+}
 FILES = CODE | {"README.md", "config.json", "model.safetensors"}
 FILES |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 FIGURES = {"epoch": 1.0, "rank1": 12.34, "rank5": 20.0, "rank10": 30.0, "mAP": 10.0, "mINP": 5.0}

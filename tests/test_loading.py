@@ -70,6 +70,19 @@ def lose_a_weight(folder):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
+def break_a_weight(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["amns.text_projection.weight"][3, 2] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def shorten(folder):
+    """A configuration of fewer layers than the weights have."""
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["num_hidden_layers"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def change(file, **fields):
     def write(folder):
         content = json.loads((folder / file).read_text())
@@ -94,6 +107,12 @@ def set_token_limit(limit):
         (lose("config.json"), OSError, "holds no config.json"),
         (lose("model.safetensors"), OSError, "model.safetensors"),
         (cut("model.safetensors"), ValueError, "the model can't be read, was it copied in full.*SafetensorError"),
+        (
+            shorten,
+            ValueError,
+            "16 weights of the encoders have no place in the model .*vision_model.encoder.layers.2",
+        ),
+        (break_a_weight, ValueError, "1 weights hold NaN or infinite values, text_projection.weight first"),
         (lose_a_weight, ValueError, "1 weights are missing, text_projection.weight first; they would be random"),
         (cut("tokenizer.json"), ValueError, "the processor can't be read"),
         (lose("tokenizer.json"), ValueError, "the tokenizer has . tokens and ends captions with .*tokenizer.json"),

@@ -1,7 +1,7 @@
 """From rows of a benchmark to batches of tensors: decoding, resizing and tokenising on the CPU, images as uint8."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -57,7 +57,7 @@ class PairPreparer:
         if self.augmentation is not None:
             generator = np.random.default_rng([self.seed, *key])
             drawn = self.augmentation.draw(generator, self.height, self.width)
-            image = flip_and_crop(image, drawn["flip"], drawn["shift"])
+            image = flip_and_crop(image, bool(drawn["flip"]), drawn["shift"].tolist())
             example["erase"] = drawn["erase"]
             if self.augmentation.color_jitter:
                 example["jitter"] = drawn["jitter"]
@@ -79,7 +79,10 @@ def load_image(row: Mapping[str, Any], processor: PairProcessor, reduced: bool =
     return processor.resize_image(decode_image(row["image"], where=row.get("image_path"), size=size))
 
 
-def undecoded(dataset: datasets.Dataset | datasets.IterableDataset):
+Rows = TypeVar("Rows", datasets.Dataset, datasets.IterableDataset)
+
+
+def undecoded(dataset: Rows) -> Rows:
     """The data set with its images left as files, so that workers decode them at the size that is needed."""
     return dataset.cast_column("image", datasets.Image(decode=False))
 
@@ -133,6 +136,7 @@ class PairCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The batch of some examples of `PairPreparer`."""
         # A view in channels-last order: transposing the bytes would cost as much as reading them.
         images = torch.from_numpy(np.stack([example["image"] for example in examples])).permute(0, 3, 1, 2)
         batch = {"images": images}

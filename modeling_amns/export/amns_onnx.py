@@ -235,7 +235,7 @@ def main() -> int:
     except Exception as error:
         print(f"amns_onnx.py: the models can't be read. {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    found = []
+    hits: list[tuple[float, Path]] = []
     for start in range(0, len(files), BATCH_SIZE):
         paths, pixels = [], []
         for path in files[start : start + BATCH_SIZE]:
@@ -246,10 +246,10 @@ def main() -> int:
                 print(f"amns_onnx.py: left out. {error}", file=sys.stderr)
         if paths:
             [embeds] = model.sessions["image"].run(None, {"pixel_values": np.stack(pixels)})
-            found += zip(embeds @ query, paths)
-    for similarity, path in sorted(found, key=lambda hit: -hit[0])[: options.top]:
+            hits += zip(embeds @ query, paths)
+    for similarity, path in sorted(hits, key=lambda hit: -hit[0])[: options.top]:
         print(f"{similarity:.4f}  {path}")
-    return 0 if found else 1
+    return 0 if hits else 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from ..extras import require
 from ..loading import check_fit, end_token_id
 from ..modeling_amns import AMNSModel
 from ..processing_amns import AMNSProcessor
+from ..protocols import Embedder
 
 # Largest difference of an embedding's entry (of a vector of length 1) that an export may show.
 TOLERANCE = 1e-4
@@ -45,6 +46,7 @@ class ImageEncoder(nn.Module):
         self.vision_model, self.visual_projection = model.vision_model, model.visual_projection
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """As the class says."""
         pooled = self.vision_model(pixel_values=pixel_values).pooler_output
         return nn.functional.normalize(self.visual_projection(pooled), dim=-1)
 
@@ -57,6 +59,7 @@ class TextEncoder(nn.Module):
         self.text_model, self.text_projection = model.text_model, model.text_projection
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """As the class says."""
         pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         return nn.functional.normalize(self.text_projection(pooled), dim=-1)
 
@@ -120,7 +123,11 @@ def export_programs(model: AMNSModel) -> dict[str, torch.export.ExportedProgram]
             encoder.module, (), encoder.inputs(2), dynamic_shapes=encoder.dynamic_shapes
         )
         run = programs[name].module()
-        _largest_deviation(f"torch.export of the {name} encoder", encoder, lambda inputs, run=run: run(**inputs))
+
+        def call(inputs: dict[str, Tensor], run: nn.Module = run) -> Tensor:
+            return run(**inputs)
+
+        _largest_deviation(f"torch.export of the {name} encoder", encoder, call)
     return programs
 
 
@@ -245,7 +252,9 @@ def compare(
     """
     folder = Path(folder)
     model = copy.deepcopy(model).float()
-    rows = {"PyTorch fp32": (model, sum(_weight_bytes(encoder.module) for encoder in encoders(model).values()))}
+    rows: dict[str, tuple[Embedder, int]] = {
+        "PyTorch fp32": (model, sum(_weight_bytes(encoder.module) for encoder in encoders(model).values()))
+    }
     for label, suffix in (("ONNX fp32", ".onnx"), ("ONNX int8", ".int8.onnx")):
         # With the file of weights that may lie beside a graph.
         files = [path for name in ("image", "text") for path in folder.glob(f"{name}_encoder{suffix}*")]
@@ -283,7 +292,7 @@ def _write_onnx(name: str, encoder: Encoder, file: Path) -> float:
     return _largest_deviation(f"{file}, run by onnxruntime,", encoder, run)
 
 
-def _largest_deviation(what: str, encoder: Encoder, run) -> float:
+def _largest_deviation(what: str, encoder: Encoder, run: Callable[[dict[str, Tensor]], Tensor]) -> float:
     """Largest difference from eager at two batch sizes and caption lengths other than those exported with."""
     deviation = 0.0
     with torch.no_grad():
