@@ -298,7 +298,9 @@ def test_model_init_makes_a_new_model_and_teacher_for_each_training(several):
     assert all(torch.equal(ends[0][name], value) for name, value in given.model.state_dict().items())
 
 
-def test_a_trial_of_a_search_sets_options_before_model_and_teacher_are_made_ready(several, processor):
+def test_a_trial_of_a_search_sets_options_before_model_and_teacher_are_made_ready(several, processor, monkeypatch):
+    # It asks the packages that make trials, which need not be here.
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)
     trainer = several.trainer(model_init=lambda trial: tiny_retrieval_model(processor, PERSONS), max_steps=1)
     trainer.hp_search_backend = HPSearchBackend.WANDB
     trainer.train(trial={"keep_ratio": 0.25, "temperature": 0.1, "ema_decay": 0.5})
