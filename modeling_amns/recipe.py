@@ -16,7 +16,7 @@ import transformers
 import yaml
 from huggingface_hub.errors import HTTPError
 from PIL import Image
-from transformers import AutoTokenizer, HfArgumentParser, TrainingArguments
+from transformers import AutoTokenizer, TrainingArguments
 from transformers.utils import logging
 
 from . import __version__
@@ -28,6 +28,7 @@ from .adapters import (
     save_final,
 )
 from .cards import PICTURES
+from .cli import OptionParser
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
@@ -120,14 +121,15 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
         ValueError: the recipe is no mapping of fields, or has a field that does not exist.
         FileNotFoundError: there is no such recipe.
     """
-    parser = HfArgumentParser(
+    parser = OptionParser(
         (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
     )
     parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
+    parser.add_argument("--yes", action="store_true", help="Start even without any other option.")
     known, _ = parser.parse_known_args(arguments)
     if known.config:
         parser.set_defaults(**read_recipe(known.config, {action.dest for action in parser._actions}))
-    *parsed, _ = parser.parse_args_into_dataclasses(args=arguments)
+    *parsed, _ = parser.parse_all(arguments)
     return tuple(parsed)
 
 
@@ -143,7 +145,7 @@ def read_recipe(path: str | Path, fields: set[str]) -> dict:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must map option names to values, found {type(recipe).__name__}.")
-    unknown = sorted(str(name) for name in recipe if name not in fields or name in ("config", "help"))
+    unknown = sorted(str(name) for name in recipe if name not in fields or name in ("config", "help", "yes"))
     if unknown:
         raise ValueError(f"{path} has unknown field(s): {', '.join(unknown)}. `train.py --help` lists all options.")
     return recipe
