@@ -24,7 +24,7 @@ from modeling_amns.hub import push_metric, stage_checkpoint
 from modeling_amns.pushes import refuse_unfit_pushes
 
 SCRIPT = ROOT / "scripts" / "push_to_hub.py"
-CODE = {"configuration_amns.py", "modeling_amns.py", "processing_amns.py", "vision_amns.py"}
+CODE = {"configuration_amns.py", "image_modes_amns.py", "modeling_amns.py", "processing_amns.py", "vision_amns.py"}
 FILES = CODE | {"README.md", "config.json", "model.safetensors"}
 FILES |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 FIGURES = {"epoch": 1.0, "rank1": 12.34, "rank5": 20.0, "rank10": 30.0, "mAP": 10.0, "mINP": 5.0}
