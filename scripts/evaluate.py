@@ -10,8 +10,11 @@ import json
 import sys
 from dataclasses import dataclass, field, fields
 
+from modeling_amns.cli import parse, run_script, stand_aside
+
+stand_aside(__name__, __file__)
+
 from accelerate import PartialState
-from transformers import HfArgumentParser
 
 from modeling_amns.cli import stand_aside
 from modeling_amns.data.benchmarks import BENCHMARKS
@@ -55,36 +58,23 @@ class EvaluationArguments:
     json: bool = field(default=False, metadata={"help": "Print the figures as JSON instead of a table."})
 
 
-def parse_arguments() -> tuple[str, list[SourceArguments], EvaluationArguments]:
-    """The command line."""
-    parser = HfArgumentParser(
-        (SourcesArguments, EvaluationArguments),
-        description="Retrieval figures of a checkpoint: Rank-1/5/10, mAP and mINP in percent.",
+def main() -> int:
+    """Prints the figures."""
+    sources, options, name = parse(
+        (SourcesArguments, EvaluationArguments), __doc__, {"model": "checkpoint: folder or Hub id"}
     )
-    parser.add_argument("model", help="Checkpoint: folder or Hub id.")
-    sources, options, rest = parser.parse_args_into_dataclasses()
     if options.split not in ("val", "test"):
         raise ValueError(f"--split must be val or test, found {options.split!r}.")
-    return rest.model, sources.each(), options
-
-
-def main() -> int:
-    """Exit code 0 on success, 1 with one line of explanation on bad input."""
-    try:
-        name, sources, options = parse_arguments()
-        # All of them first: a wrong path is an error of the first second, not of the last hour.
-        splits = {source.name: source.load(options.split) for source in sources}
-        model, processor = load_checkpoint(name, options.image_size)
-        model.to(options.device or PartialState().device)
-        figures = {
-            benchmark: evaluate_retrieval(
-                model, processor, split, options.batch_size, options.num_workers, options.image_to_text, progress=True
-            )
-            for benchmark, split in splits.items()
-        }
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    # All of them first: a wrong path is an error of the first second, not of the last hour.
+    splits = {source.name: source.load(options.split) for source in sources.each()}
+    model, processor = load_checkpoint(name, options.image_size)
+    model.to(options.device or PartialState().device)
+    figures = {
+        benchmark: evaluate_retrieval(
+            model, processor, split, options.batch_size, options.num_workers, options.image_to_text, progress=True
+        )
+        for benchmark, split in splits.items()
+    }
     if PartialState().is_main_process:
         print(as_json(figures) if options.json else as_table(figures, options.split))
     # Threads of a group that is left to the end of the interpreter can abort it.
@@ -109,4 +99,4 @@ def as_table(figures: dict[str, dict[str, float]], split: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script("evaluate.py", main))

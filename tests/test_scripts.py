@@ -130,3 +130,19 @@ def test_a_run_whose_best_epoch_would_have_no_checkpoint_is_refused_at_its_start
     nowhere = DataArguments(data_root=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError if refused else FileNotFoundError, match="each evaluation needs one|nowhere"):
         recipe.run(nowhere, recipe.ModelArguments(), arguments)
+
+
+def test_a_model_is_evaluated_on_several_benchmarks_as_on_each(trained, tmp_path):
+    """The second is the first one's test persons in another official layout."""
+    folder, _ = trained
+    sizes = ["--train_identities", 4, "--val_identities", 2, "--test_identities", 6, "--images_per_identity", 2]
+    for layout in ("rstpreid", "icfg-pedes"):
+        made = run("make_synthetic.py", "--root", tmp_path, "--layout", layout, "--num_workers", 1, *sizes)
+        assert made.returncode == 0, made.stderr[-2000:]
+    place = ["--data_root", tmp_path, "--json"]
+    both = run("evaluate.py", folder / "out", "--benchmark", "rstpreid", "icfg-pedes", *place)
+    assert both.returncode == 0, both.stderr[-2000:]
+    alone = [run("evaluate.py", folder / "out", "--benchmark", name, *place) for name in ("rstpreid", "icfg-pedes")]
+    assert json.loads(both.stdout) == dict(zip(("rstpreid", "icfg-pedes"), (json.loads(one.stdout) for one in alone)))
+    missing = run("evaluate.py", folder / "out", "--benchmark", "rstpreid", "cuhk-pedes", *place)
+    assert missing.returncode == 1 and "cuhk-pedes: no annotation file" in missing.stderr
