@@ -20,8 +20,8 @@ extras["test"] = [
     "pytest>=9",
     "pytest-xdist>=3.8",
     "ruff>=0.17",
-    "mypy>=2.4",
-    "types-PyYAML>=6.0.12",
+    "mypy>=2.4.1",
+    "types-PyYAML>=6.0.12.20261113",
     # A test builds the wheel as this environment stands.
     "setuptools>=77",
     *(package for extra in extras.values() for package in extra),
@@ -92,6 +92,7 @@ setup(
         "pillow>=10.3",
         "pyyaml>=6.0",
         "jinja2>=3.1",
+        "psutil>=7.0",
         "wrapt>=1.16",
     ],
     extras_require=extras,

@@ -270,8 +270,8 @@ def stand_aside(name: str, file: str) -> None:
         ModuleNotFoundError: there is no such library.
     """
     script = Path(file).resolve()
-    if name != script.stem:
-        return
+    if name != script.stem or getattr(sys.modules[name], "__file__", None) != file:
+        return  # run, or installed as one of the package's modules, or aside already
     path = [place for place in sys.path if Path(place or ".").resolve() != script.parent]
     spec = importlib.machinery.PathFinder.find_spec(name, path)
     if spec is None or spec.loader is None:

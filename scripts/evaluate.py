@@ -16,15 +16,11 @@ stand_aside(__name__, __file__)
 
 from accelerate import PartialState
 
-from modeling_amns.cli import stand_aside
 from modeling_amns.data.benchmarks import BENCHMARKS
 from modeling_amns.data.sources import SourceArguments
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.loading import load_checkpoint
 from modeling_amns.report import METRICS, figures_table
-
-# A script beside this one that says `import evaluate` means the library.
-stand_aside(__name__, __file__)
 
 
 @dataclass

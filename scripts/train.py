@@ -46,7 +46,7 @@ def plan(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments
     return (
         f"train.py: no option given. This would train {model} at {height}x{width} on {data.name} in {data.data_root}, "
         f"{args.num_train_epochs:g} epochs in batches of {args.per_device_train_batch_size}, into {args.output_dir}: "
-        "most of a day on two CPU cores, well under an hour on a large GPU. Nothing was started.\n"
+        "about a day on two CPU cores, much less on a GPU. Nothing was started.\n"
         "  train for minutes:     --config quickstart\n"
         "  start it all the same: --yes\n"
         "  see all options:       --help"

@@ -41,10 +41,11 @@ RUN: set[tuple[str, ...]] = set()
 
 
 def start(words: list[str], monkeypatch) -> None:
-    """Runs a program in this process; what ran before on the same things, and what is too large, only reads options."""
+    """Runs a program in this process; one that ran before on the same things, or is too large, only reads options."""
     if TOO_LARGE.search(" ".join(words)) or tuple(words[:3]) in RUN:
         only_read_options(monkeypatch)
-    RUN.add(tuple(words[:3]))
+    else:
+        RUN.add(tuple(words[:3]))
     monkeypatch.setattr(sys, "argv", list(words))
     monkeypatch.syspath_prepend(str(Path(words[0]).parent.resolve()))
     with contextlib.suppress(Accepted):
