@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import contextlib, io, runpy, sys
 from pathlib import Path
-# Windows has none: whoever needs it at import fails here.
-sys.modules["resource"] = None
 import evaluate
+import psutil  # has a road of its own on each system
+# Windows has none: whoever of ours needs it at import fails here.
+sys.modules["resource"] = None
 import modeling_amns
 from modeling_amns import cards, recipe
 
