@@ -17,6 +17,7 @@ from modeling_amns import AMNSTrainingArguments
 from modeling_amns.cli import run_script
 from modeling_amns.recipe import DataArguments, ModelArguments, parse_arguments, push, run
 from modeling_amns.report import RunReport, figures_table
+from modeling_amns.trainer import NonFiniteLossError
 
 
 def main() -> int:
@@ -27,8 +28,6 @@ def main() -> int:
         if PartialState().is_main_process:
             print(plan(data, start, args), file=sys.stderr)
         return 1
-    if not sys.stderr.isatty():  # a log file gets the losses as they come, and no line for each step of a bar
-        args.disable_tqdm = True
     trainer, report = run(data, start, args)
     if PartialState().is_main_process:
         print_report(report, args.output_dir)
@@ -63,4 +62,4 @@ def print_report(report: RunReport, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script("train.py", main))
+    sys.exit(run_script("train.py", main, (NonFiniteLossError,)))

@@ -30,6 +30,10 @@ def main():
     return 0
 sys.exit(run_script("program.py", main))
 """
+# Its first batch has come, so its workers are there.
+WORKERS = """from torch.utils.data import DataLoader
+    for _ in DataLoader(range(600), num_workers=2, collate_fn=lambda rows: time.sleep(0.1), timeout=60):
+        print("ready", flush=True)"""
 
 
 @dataclass
@@ -157,6 +161,7 @@ def started(text: str, work: str, **environment: str):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, **environment},
+        start_new_session=True,
     )
     try:
         yield process
@@ -166,10 +171,13 @@ def started(text: str, work: str, **environment: str):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_program_ends_in_one_line(number, code):
-    with started("ready", "time.sleep(60)") as process:
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(number)
+@pytest.mark.parametrize("work", ["time.sleep(60)", WORKERS])
+def test_a_stopped_program_ends_in_one_line(work, number, code):
+    with started("ready", work) as process:
+        for _ in range(1 + (work == WORKERS)):
+            assert process.stdout.readline() == b"ready\n"
+        # As a terminal does, to the workers too.
+        os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=30)
         assert process.returncode == code and errors == b"program.py: stopped.\n"
 
