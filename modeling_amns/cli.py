@@ -221,7 +221,7 @@ class _Stops:
             # A second one, while things are put away, ends at once.
             signal.signal(number, signal.SIG_DFL if self.received else handler)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def _stop(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked worker: as if nobody had asked
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

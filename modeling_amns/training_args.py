@@ -1,7 +1,6 @@
 """Arguments of `AMNSTrainer`, grouped by what they control."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from transformers import TrainingArguments
 
@@ -24,7 +23,7 @@ class AMNSTrainingArguments(TrainingArguments):
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weights", "loss_options"]
     # In `--help` and docs/training.md: the first field of a group, and the group's title.
-    _argument_groups: ClassVar[dict[str, str]] = {
+    _argument_groups = {
         "loss_weights": "Losses",
         "keep_ratio": "Mask and teacher (AWM)",
         "instances_per_identity": "Sampling and augmentation",
