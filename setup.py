@@ -93,7 +93,6 @@ setup(
         "pyyaml>=6.0",
         "jinja2>=3.1",
         "psutil>=7.0",
-        "wrapt>=1.16",
     ],
     extras_require=extras,
 )
