@@ -93,6 +93,8 @@ setup(
         "pyyaml>=6.0",
         "jinja2>=3.1",
         "psutil>=7.0",
+        "httpx>=0.28",
+        "typing_extensions>=4.14",
     ],
     extras_require=extras,
 )
