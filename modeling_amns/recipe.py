@@ -15,7 +15,7 @@ import torch
 import transformers
 from huggingface_hub.errors import HTTPError
 from PIL import Image
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
@@ -28,6 +28,7 @@ from .adapters import (
     save_final,
 )
 from .cards import PICTURES
+from .cli import OptionParser
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
@@ -132,15 +133,16 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
         ValueError: the recipe is no mapping of fields, or has a field that does not exist.
         FileNotFoundError: there is no such recipe.
     """
-    parser = HfArgumentParser(
+    parser = OptionParser(
         (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
     )
     parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
+    parser.add_argument("--yes", action="store_true", help="Start even without any other option.")
     known, _ = parser.parse_known_args(arguments)
     if known.config:
         switches = {action.dest for action in parser._actions if action.type is string_to_bool}
         parser.set_defaults(**read_recipe(known.config, {action.dest for action in parser._actions}, switches))
-    *parsed, _ = parser.parse_args_into_dataclasses(args=arguments)
+    *parsed, _ = parser.parse_all(arguments)
     return tuple(parsed)
 
 
