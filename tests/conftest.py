@@ -16,11 +16,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers.utils import logging
 
 from modeling_amns import AMNSConfig, AMNSForPersonRetrieval, AMNSModel, AMNSProcessor
 
 logging.disable_progress_bar()
+# Property tests draw the same few cases in each run; `--hypothesis-profile=long` draws many, new ones each time.
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=100, database=None)
+settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("quick")
 
 IMAGE_SIZE = [64, 32]
 PATCH = 8
