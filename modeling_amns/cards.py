@@ -7,7 +7,8 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 
 from .configuration_amns import AMNSConfig
-from .data.benchmarks import BENCHMARKS
+from .data.benchmarks import BENCHMARKS, known_benchmark
+from .data.records import counts_table
 from .markdown import code, markdown_table, plain
 from .report import (
     FROM_SCRATCH,
@@ -94,10 +95,17 @@ def dataset_card(name: str, counts: str = "") -> DatasetCard:
 
     Args:
         name: `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `synthetic-pedes`.
-        counts: for synthetic-pedes, the table of what was generated.
+        counts: a table of what there is; default the published sizes, where there are any.
+
+    Example:
+
+        >>> print(dataset_card("cuhk-pedes").text.split("## Counts")[1].splitlines()[4])
+        | train | 11,003 | 34,054 | 68,126 |
     """
+    published = known_benchmark(name).counts
+    table = counts or (counts_table(published) if published else f"Counts: {NOT_MEASURED}.")
     text = template(f"{name}.md").read_text(encoding="utf-8")
-    return DatasetCard(text.replace("{counts}", counts or f"Counts: {NOT_MEASURED}."))
+    return DatasetCard(text.replace("{counts}", table))
 
 
 def model_card(

@@ -66,7 +66,7 @@ class Augmentation:
             erase[:] = top, left, top + box_height, left + box_width
         jitter = 1 + self.color_jitter * (2 * generator.random(3) - 1)
         return {
-            "flip": np.bool_(uniform[0] < self.flip),
+            "flip": np.asarray(uniform[0] < self.flip),
             "shift": shift,
             "erase": erase,
             "jitter": jitter.astype(np.float32),
@@ -104,7 +104,7 @@ def normalize_images(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return values.mul_((1 / (255 * std)).view(3, 1, 1)).sub_((mean / std).view(3, 1, 1))
 
 
-def flip_and_crop(image: Image.Image, flip: bool, shift: Sequence[int]) -> Image.Image:
+def flip_and_crop(image: Image.Image, flip: bool | np.ndarray, shift: Sequence[int] | np.ndarray) -> Image.Image:
     """Mirrors an image and moves it within its frame, black where it ends.
 
     Args:
