@@ -8,6 +8,7 @@ import platform
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, cast
 
 import accelerate
 import datasets
@@ -16,7 +17,7 @@ import transformers
 import yaml
 from huggingface_hub.errors import HTTPError
 from PIL import Image
-from transformers import AutoTokenizer, HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
 from . import __version__
@@ -28,11 +29,13 @@ from .adapters import (
     save_final,
 )
 from .cards import PICTURES
-from .configuration_amns import AMNSConfig
+from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
 from .data.sources import SourceArguments
 from .evaluation import EmbeddedSplit, embed_split
+from .image_modes_amns import size_pair
+from .loading import check_fit
 from .memory import PeakMemory, peak_memory_mb
 from .modeling_amns import AMNSForPersonRetrieval
 from .processing_amns import AMNSProcessor
@@ -92,10 +95,16 @@ class ModelArguments(AdapterArguments):
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "AMNS or CLIP checkpoint (folder or Hub id); none starts from scratch."}
     )
-    image_size: list[int] = field(
-        default_factory=lambda: [384, 128], metadata={"help": "Height and width of the images in pixels."}
+    image_size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width of the images in pixels, one number for a square; default: the start's, from "
+            "scratch 384 128."
+        },
     )
-    stride: int | None = field(default=None, metadata={"help": "Step between patches; default the patch size."})
+    stride: int | None = field(
+        default=None, metadata={"help": "Step between patches; default: the start's own, from scratch the patch size."}
+    )
     vision_config: dict | str | None = field(
         default_factory=dict, metadata={"help": "From scratch: fields of AMNSVisionConfig as JSON."}
     )
@@ -111,6 +120,8 @@ class ModelArguments(AdapterArguments):
             value = getattr(self, name)
             if isinstance(value, str):
                 setattr(self, name, json.loads(value))
+        if self.image_size is not None:
+            self.image_size = list(size_pair(self.image_size))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, ModelArguments, AMNSTrainingArguments]:
@@ -158,29 +169,40 @@ def build(
         arguments: where to start.
         captions: of the training set; from scratch, the tokenizer is trained on them.
         num_identities: of the training set; 0 leaves the classifier out.
+    Raises:
+        ValueError: the start's tokenizer and weights do not fit each other.
+
+    A start keeps its preprocessing: mean, deviation, resampling, tokenizer; and, where `arguments` name no other, its
+    image size and stride. Images are never cropped, also those of a CLIP start.
     """
-    options = {"attn_implementation": arguments.attn_implementation} if arguments.attn_implementation else {}
+    asked = {"image_size": arguments.image_size, "stride": arguments.stride}
+    grid: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    options: dict[str, Any] = {}
+    if arguments.attn_implementation:
+        options["attn_implementation"] = arguments.attn_implementation
     if arguments.model_name_or_path:
         start = arguments.model_name_or_path
         model = AMNSForPersonRetrieval.from_pretrained(
             start,
-            image_size=arguments.image_size,
-            stride=arguments.stride,
             num_identities=num_identities,
+            **grid,
             **options,
         )
-        processor = AMNSProcessor.from_tokenizer(AutoTokenizer.from_pretrained(start), arguments.image_size)
+        # Whatever a folder says, no code of it runs here.
+        size = model.config.vision_config.image_size
+        processor = AMNSProcessor.from_pretrained(start, image_size=size, trust_remote_code=False)
+        check_fit(model, processor, start)
         return model, processor
-    processor = AMNSProcessor.from_captions(captions, arguments.image_size, arguments.vocab_size)
-    text = {**arguments.text_config, **processor.text_config_fields}
-    vision = {**arguments.vision_config, "image_size": arguments.image_size, "stride": arguments.stride}
+    vision = AMNSVisionConfig(**{**cast(dict, arguments.vision_config or {}), **grid})
+    processor = AMNSProcessor.from_captions(captions, vision.image_size, arguments.vocab_size)
     config = AMNSConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config=vision.to_dict(),
+        text_config={**cast(dict, arguments.text_config or {}), **processor.text_config_fields},
         projection_dim=arguments.projection_dim,
         num_identities=num_identities,
         **options,
     )
+    processor.max_tokens = config.text_config.max_position_embeddings
     return AMNSForPersonRetrieval(config), processor
 
 
