@@ -65,7 +65,6 @@ setup(
         "pillow>=10.3",
         "pyyaml>=6.0",
         "jinja2>=3.1",
-        "wrapt>=1.16",
     ],
     extras_require=extras,
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from typing_extensions import Self
 
 INTERPOLATION_MODES = ("bilinear", "bicubic")
 
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
         def __set__(self, instance: object, value: Given) -> None: ...
 
 
-def _as_pair(value: int | list[int] | tuple[int, ...] | None, name: str) -> list[int]:
-    pair = [value, value] if isinstance(value, int) else list(value or ())
-    if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
+def _as_pair(value: object, name: str) -> list[int]:
+    pair = list(value) if isinstance(value, list | tuple) else [value, value]
+    sides = [side for side in pair if isinstance(side, int) and side > 0]
+    if len(pair) != 2 or len(sides) != 2:
         raise ValueError(f"{name} must be a positive integer or [height, width], found {value!r}.")
-    return pair
+    return sides
 
 
-def _as_side(value: int | list[int] | tuple[int, ...] | None) -> int:
+def _as_side(value: object) -> int:
     height, width = _as_pair(value, "patch_size")
     if height != width:
         raise ValueError(
@@ -122,7 +124,7 @@ class AMNSVisionConfig(CLIPVisionConfig):
     stride: int | None = None
     position_interpolation: str = "bilinear"
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name == "image_size":
             value = _as_pair(value, name)
         elif name == "patch_size":
@@ -163,7 +165,7 @@ class AMNSVisionConfig(CLIPVisionConfig):
         return _read(cls, found, pretrained_model_name_or_path)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As `PreTrainedConfig.from_dict`; a CLIP configuration is completed with CLIP's defaults, not with ours."""
         return super().from_dict(_completed(cls, config_dict), **kwargs)
 
@@ -178,6 +180,8 @@ class AMNSTextConfig(CLIPTextConfig):
     model_type = "amns_text_model"
     base_config_key = "text_config"
 
+    initializer_factor: float = 1.0
+
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
@@ -187,7 +191,7 @@ class AMNSTextConfig(CLIPTextConfig):
         return _read(cls, found, pretrained_model_name_or_path)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As `PreTrainedConfig.from_dict`; a CLIP configuration is completed with CLIP's defaults."""
         return super().from_dict(_completed(cls, config_dict), **kwargs)
 
@@ -244,7 +248,7 @@ class AMNSConfig(CLIPConfig):
         return _read(cls, found, pretrained_model_name_or_path)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As `PreTrainedConfig.from_dict`; a CLIP configuration is completed with CLIP's defaults, not with ours."""
         config_dict = _completed(cls, config_dict)
         for part in cls.sub_configs:

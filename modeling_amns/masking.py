@@ -1,10 +1,14 @@
 """AWM, the attention-weighted selective mask: which patches the student sees. Torch only."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from .protocols import ImageTower
 
 MASK_SCORES = ("attention", "attention_last", "text", "random")
 
@@ -53,7 +57,7 @@ def select_patches(scores: Tensor, keep_ratio: float, grid: tuple[int, int] | No
 @torch.no_grad()
 def patch_scores(
     kind: str,
-    teacher: nn.Module,
+    teacher: "ImageTower",
     pixel_values: Tensor,
     text_embeds: Tensor | None = None,
     last_layers: int = 1,
@@ -65,7 +69,7 @@ def patch_scores(
         kind: "attention": CLS row of the attention, averaged over heads and all layers (A-CLIP, ICCV 2023);
             "attention_last": the same over `last_layers`; "text": cosine of each projected patch with the caption's
             embedding; "random": uniform noise, the control.
-        teacher: an `ImageTeacher` (or anything with its `cls_attention` and `patch_embeds`).
+        teacher: an `ImageTeacher`, or any other `ImageTower`.
         pixel_values: normalised images, float [B, 3, height, width].
         text_embeds: captions' embeddings, float [B, D]; for "text".
         last_layers: for "attention_last".

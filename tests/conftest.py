@@ -19,6 +19,7 @@ import torch
 from transformers.utils import logging
 
 from modeling_amns import AMNSConfig, AMNSForPersonRetrieval, AMNSModel, AMNSProcessor
+from modeling_amns.losses import MATCHING_LOSSES
 
 logging.disable_progress_bar()
 
@@ -74,6 +75,15 @@ def tiny_retrieval_model(processor: AMNSProcessor, num_identities: int = 0, **ch
             text_config=processor.text_config_fields, vision_config=vision, num_identities=num_identities, **changes
         )
     )
+
+
+@pytest.fixture
+def own_losses():
+    """Losses that a test registers are forgotten after it."""
+    before = dict(MATCHING_LOSSES)
+    yield
+    MATCHING_LOSSES.clear()
+    MATCHING_LOSSES.update(before)
 
 
 @pytest.fixture

@@ -25,7 +25,10 @@ from modeling_amns.hub import push_checkpoint, push_dataset_card, push_metric, p
 from modeling_amns.pushes import refuse_unfit_pushes
 
 SCRIPT = ROOT / "scripts" / "push_to_hub.py"
-CODE = {"configuration_amns.py", "image_modes_amns.py", "modeling_amns.py", "processing_amns.py", "vision_amns.py"}
+CODE = {
+    f"{name}_amns.py"
+    for name in ("configuration", "image_modes", "modeling", "pretrained", "processing", "text", "vision")
+}
 FILES = CODE | {"README.md", "config.json", "model.safetensors"}
 FILES |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 FIGURES = {"epoch": 1.0, "rank1": 12.34, "rank5": 20.0, "rank10": 30.0, "mAP": 10.0, "mINP": 5.0}
@@ -335,17 +338,17 @@ print(upload.result().oid)
     assert done.returncode == 1 and "org/output is there and public" in done.stderr
 
 
-def test_adapters_are_pushed_merged_and_never_as_they_are():
-    class Adapted:
-        merge_and_unload = None
+def test_adapters_are_pushed_merged_and_never_as_they_are(processor):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(tiny_retrieval_model(processor), peft.LoraConfig(target_modules=["q_proj"]))
 
     class Args:
         push_to_hub, hub_strategy = True, HubStrategy.EVERY_SAVE
 
     with pytest.raises(ValueError, match="hub_strategy end with use_peft"):
-        refuse_unfit_pushes(Adapted(), Args)
+        refuse_unfit_pushes(adapted, Args)
     Args.hub_strategy = HubStrategy.END
-    refuse_unfit_pushes(Adapted(), Args)
+    refuse_unfit_pushes(adapted, Args)
 
 
 def test_strategies_that_would_upload_optimizer_states_are_refused(hub, tmp_path):

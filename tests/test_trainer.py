@@ -26,7 +26,8 @@ def test_one_step_equals_the_losses_of_the_masked_forward(tmp_path):
     trainer = make_trainer(tmp_path, per_device_train_batch_size=8, augment_flip=0, augment_erasing=0)
     batch = next(iter(trainer.get_train_dataloader()))
     loss = trainer.compute_loss(trainer.model, batch)
-    mean, std = trainer._mean.view(3, 1, 1), trainer._std.view(3, 1, 1)
+    road = trainer.processing_class.image_processor
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (road.image_mean, road.image_std))
     pixel_values = (batch["images"] / 255 - mean) / std
     model = trainer.model
     scores = model.amns.image_attention_scores(pixel_values)  # the teacher starts as a copy of the student

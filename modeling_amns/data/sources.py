@@ -15,6 +15,12 @@ from .pairs import load_pairs
 class SourceArguments:
     """A benchmark on disk, or own pairs of image, caption and person id."""
 
+    # Titles in --help, by the first field of each group.
+    _argument_groups = {
+        "benchmark": "A benchmark on disk",
+        "pairs": "Own pairs of image, caption and person id instead",
+    }
+
     benchmark: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(BENCHMARKS) + "."})
     data_root: str = field(
         default="data", metadata={"help": "Folder that holds the benchmark's folder, or that folder itself."}

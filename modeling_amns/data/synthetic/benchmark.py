@@ -316,9 +316,14 @@ def _draw_all(tasks: list[_Task], images_per_identity: int, num_workers: int | N
 def _end_with_parent() -> None:
     """Lets a worker end when its parent was killed: it would wait for its next task for good."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        watch = threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True)
-        watch.start()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _record(known: Benchmark, plan: PlannedImage, path: str) -> dict:
