@@ -45,13 +45,18 @@ def cached_backward(
     start = 0
     for number, (chunk, state) in enumerate(zip(chunks, states)):
         last = number == len(chunks) - 1
+        # Wrapped for distribution, a model averages its gradients at each backward pass outside of this.
         no_sync: Any = getattr(model, "no_sync", contextlib.nullcontext)
         quiet = contextlib.nullcontext() if last else no_sync()
         with quiet, _replayed(state):
             outputs = forward(chunk)
             stop = start + len(next(iter(outputs.values())))
-            gradients = {name: leaf.grad[start:stop] for name, leaf in leaves.items() if leaf.grad is not None}
-            torch.autograd.backward([outputs[name] for name in gradients], list(gradients.values()))
+            # Of a frozen encoder there is no way back into parameters.
+            gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+            reached = [name for name in gradients if outputs[name].requires_grad]
+            torch.autograd.backward(
+                [outputs[name] for name in reached], [gradients[name][start:stop] for name in reached]
+            )
         start = stop
     return loss
 
