@@ -94,6 +94,18 @@ def test_a_missing_weight_is_named_and_starts_anew(model_class, tmp_path):
 
 
 @pytest.mark.parametrize("model_class", CLASSES)
+def test_a_weight_that_has_no_place_is_named(model_class, tmp_path):
+    build(model_class).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    left_over = {
+        name.replace("layers.2.", "layers.3."): value for name, value in weights.items() if "layers.2." in name
+    }
+    save_file({**weights, **left_over}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    _, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["unexpected_keys"] == left_over.keys() and not info["missing_keys"]
+
+
+@pytest.mark.parametrize("model_class", CLASSES)
 @pytest.mark.parametrize(
     "asked, dtype",
     [
