@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import BENCHMARKS, known_benchmark
@@ -152,7 +154,7 @@ def model_card(
         tags=["person-retrieval", "text-to-image-retrieval", "amns", *more_tags],
         datasets=_dataset_ids(run),
         metrics=[result.metric_type for result in results] or None,
-        base_model=run.base_model,
+        base_model=run.base_model if run.base_model and _is_hub_id(run.base_model) else None,
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -179,7 +181,12 @@ def model_card(
 def _model(folder: str | Path) -> dict[str, object]:
     if not (Path(folder) / "config.json").is_file():
         return {}
-    config = AMNSConfig.from_pretrained(folder)
+    try:
+        config = AMNSConfig.from_pretrained(folder)
+    # Whatever transformers raises of fields that are not what they should be.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{Path(folder) / 'config.json'} is no configuration of this package: {reason}") from error
     vision, text = config.vision_config, config.text_config
     return {
         "image size (height, width)": vision.image_size,
@@ -225,13 +232,24 @@ def _dataset_ids(run: RunReport) -> list[str] | None:
     """Ids of data sets as the Hub knows them; a file of own pairs has none."""
     if run.benchmark is None:
         return None
-    known = "/" in run.benchmark if run.own_pairs else run.benchmark in BENCHMARKS
+    known = _is_hub_id(run.benchmark) if run.own_pairs else run.benchmark in BENCHMARKS
     return [run.benchmark] if known else None
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def _course(folder: str | Path) -> str:
     """The evaluations while training, from `trainer_state.json`; empty without one."""
-    history = read_object(Path(folder) / "trainer_state.json").get("log_history") or []
+    file = Path(folder) / "trainer_state.json"
+    history = read_object(file).get("log_history") or []
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise ValueError(f"{file}: log_history must be a list of JSON objects; remove the file or train anew.")
     rows = [
         [format_number(entry.get("epoch"), ".4g"), format_number(entry.get("step"), ".0f")]
         + [format_number(entry.get(f"eval_{name}"), ".2f") for name in METRICS]

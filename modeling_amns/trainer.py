@@ -281,7 +281,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
 
         def loss_backward(outputs: dict[str, Tensor]) -> Tensor:
             with self.compute_loss_context_manager():
-                loss = self._loss(AMNSPersonRetrievalOutput(**outputs), inputs)
+                loss = self._loss(AMNSPersonRetrievalOutput(**cast(Any, outputs)), inputs)
             loss = loss / self.current_gradient_accumulation_steps
             self.accelerator.backward(loss)
             return loss.detach()

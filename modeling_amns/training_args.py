@@ -59,6 +59,15 @@ class AMNSTrainingArguments(TrainingArguments):
     """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weights", "loss_options"]
+    # In `--help` and docs/training.md: the first field of a group, and the group's title.
+    _argument_groups = {
+        "loss_weights": "Losses",
+        "keep_ratio": "Mask and teacher (AWM)",
+        "instances_per_identity": "Sampling and augmentation",
+        "new_parts_lr_multiplier": "Learning rates",
+        "hub_license": "Pushing",
+        "eval_strategy": "Options of transformers with another default",
+    }
 
     # Losses
     loss_weights: dict | str | None = field(
