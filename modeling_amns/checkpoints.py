@@ -138,7 +138,7 @@ class WholeCheckpoints(Trainer):
         self._saved_step = None
         return super().train(checkpoint or None, *args, **kwargs)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
         if is_best and self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH):
             if self._saved_step == self.state.global_step:
@@ -156,7 +156,7 @@ class WholeCheckpoints(Trainer):
         if self.args.should_save:
             write_manifest(output_dir, to_come=(TRAINER_STATE_NAME,))
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         try:
             if self.args.should_save:

@@ -1,7 +1,7 @@
 """What `AMNSTrainer` is given, checked before any work: each refusal is one ValueError that says what to do."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import torch
@@ -9,6 +9,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from transformers import Trainer
 
+from .configuration_amns import AMNSConfig
 from .losses import IDENTITY
 from .pushes import refuse_unfit_pushes
 from .report import METRICS
@@ -60,7 +61,7 @@ def check_training_set(
                 )
 
 
-def check_eval_sets(eval_dataset: Any, args: AMNSTrainingArguments, own_metrics: bool) -> None:
+def check_eval_sets(eval_dataset: object, args: AMNSTrainingArguments, own_metrics: bool) -> None:
     """A split or several by name, and that the figure that selects the best model is one of theirs.
 
     Args:
@@ -142,11 +143,11 @@ def refuse_sharded_parameters(trainer: Trainer) -> None:
         )
 
 
-def _check_identities(model: Any, person_ids: Sequence[int] | None) -> None:
+def _check_identities(model: nn.Module, person_ids: Sequence[int] | None) -> None:
     if model.classifier is None:
         raise ValueError("The identity loss needs num_identities in the model's configuration; it is 0.")
     if person_ids:
-        _refuse_unknown(max(person_ids), model.config.num_identities, "The training set")
+        _refuse_unknown(max(person_ids), cast(AMNSConfig, model.config).num_identities, "The training set")
 
 
 def _refuse_unknown(largest: int, known: int, where: str) -> None:
@@ -169,9 +170,10 @@ class KnownPersons:
         return self.collate(examples)
 
 
-def _check_columns(name: str, dataset: Any, needed: tuple[str, ...]) -> None:
-    columns = getattr(dataset, "column_names", None)
-    missing = [column for column in needed if columns is not None and column not in columns]
+def _check_columns(name: str, dataset: object, needed: tuple[str, ...]) -> None:
+    # A stream may not know its columns before it is read.
+    columns = getattr(dataset, "column_names", None) or needed
+    missing = [column for column in needed if column not in columns]
     if missing:
         raise ValueError(f"{name} lacks the column(s) {', '.join(missing)}; it has {', '.join(columns)}.")
 

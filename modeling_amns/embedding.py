@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
+from datasets.utils import tqdm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
 
 from .data.collator import load_image, pad_tokens, undecoded
 from .protocols import Embedder, PairProcessor

@@ -1,10 +1,9 @@
 """Rows of all processes as columns, with gradient. Torch only."""
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 
 def gather_columns(rows: Tensor) -> Tensor:
@@ -22,15 +21,14 @@ class _GatherWithGradient(torch.autograd.Function):
     """All-gather along dimension 0; backward sums each process's gradient of the rows that came from here."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.rows = len(rows)
+    def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
         gathered = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
         dist.all_gather_into_tensor(gathered, rows.contiguous())
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        own = gradient.new_empty(ctx.rows, *gradient.shape[1:])
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        own = gradient.new_empty(len(gradient) // dist.get_world_size(), *gradient.shape[1:])
         dist.reduce_scatter_tensor(own, gradient.contiguous())
         return own
 

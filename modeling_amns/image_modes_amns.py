@@ -51,8 +51,10 @@ def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
 @functools.lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
     """The formats of Pillow that are opened, for `Image.open(file, formats=...)`: those that it decodes by itself."""
+    # The common ones are tried first.
+    Image.preinit()
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - _NOT_READ))
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
 
 
 def orientation(image: Image.Image) -> int:

@@ -14,7 +14,7 @@ MASK_SCORES = ("attention", "attention_last", "text", "random")
 
 
 def select_patches(scores: Tensor, keep_ratio: float, grid: tuple[int, int] | None = None, block: int = 1) -> Tensor:
-    """The best `ceil(keep_ratio * L)` patches of each image, in their original order.
+    """The best `ceil(keep_ratio * L)` patches of each image, at least one, in their original order.
 
     Args:
         scores: one number per patch, float [B, L]; higher is kept first, ties go to the earlier patch.
@@ -50,7 +50,7 @@ def select_patches(scores: Tensor, keep_ratio: float, grid: tuple[int, int] | No
         spread = pooled.repeat_interleave(block, 2).repeat_interleave(block, 3)
         scores = spread[:, 0, : grid[0], : grid[1]].flatten(1)
     # The tiny allowance keeps ceil(0.7 * 10) at 7 although 0.7 * 10 is 7.000000000000001 in binary.
-    kept = min(patches, math.ceil(keep_ratio * patches - 1e-9))
+    kept = min(patches, max(1, math.ceil(keep_ratio * patches - 1e-9)))
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :kept].sort(dim=1).values
 
 

@@ -313,8 +313,8 @@ class AMNSProcessor(ProcessorMixin):
         """Bytes (or floats in [0, 255]) as of `resize_image` to the bits of `pixel_values`, on their device."""
         scale, shift = _on_device(self.image_processor.normalization, images.device)
         # In place and in the order of rows: on a CPU new memory and strided bytes cost more than the arithmetic.
-        values = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        return values.mul_(scale).sub_(shift)
+        values = images.to(torch.float32, memory_format=torch.contiguous_format)
+        return (values.clone() if values is images else values).mul_(scale).sub_(shift)
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of each caption with start and end, cut at `max_tokens`, not padded."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import datasets
+from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput, denumpify_detensorize
 
@@ -19,7 +20,7 @@ def is_split(value: object) -> bool:
     return isinstance(value, Mapping) and {"gallery", "queries"} <= set(value) and not _holds_mappings(value)
 
 
-def named_sets(value: Any) -> Mapping[str, Any]:
+def named_sets(value: object) -> Mapping[str, Any]:
     """Several splits by name, or one under the empty name."""
     return value if isinstance(value, Mapping) and _holds_mappings(value) else {"": value}
 
@@ -35,6 +36,11 @@ class EvaluatesSplits(Trainer):
     def student(self) -> MaskedEncoder:
         """The dual encoder that is trained, not wrapped."""
         return cast(MaskedEncoder, self.accelerator.unwrap_model(self.model).amns)
+
+    @property
+    def processor(self) -> PairProcessor:
+        """What prepares images and captions, `processing_class`."""
+        return cast(PairProcessor, self.processing_class)
 
     def evaluate(  # type: ignore[override]
         self,
@@ -55,7 +61,7 @@ class EvaluatesSplits(Trainer):
         Raises:
             ValueError: there is no such split, or an argument has no effect.
         """
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        chosen: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, str):
             own = named_sets(self.eval_dataset)
             if chosen not in own:
@@ -65,7 +71,7 @@ class EvaluatesSplits(Trainer):
             raise ValueError("There is nothing to evaluate on: pass eval_dataset here or to the trainer.")
         sets = named_sets(chosen)
         if "" not in sets:
-            metrics = {}
+            metrics: dict[str, float] = {}
             for name, split in sets.items():
                 metrics |= self.evaluate(split, ignore_keys, f"{metric_key_prefix}_{name}")
             return metrics
@@ -95,6 +101,24 @@ class EvaluatesSplits(Trainer):
         self._memory_tracker.stop_and_update_metrics(metrics)
         return PredictionOutput(*_arrays(embedded), metrics=metrics)
 
+    def embed(self, split: Split) -> EmbeddedSplit:
+        """Embeddings of a split as the student makes them now, the same on every process.
+
+        Args:
+            split: `{"gallery", "queries"}`.
+        Raises:
+            ValueError: it is no split.
+        """
+        # Optimizers that average weights (schedule-free) show them in this mode; `training_step` leaves it.
+        to_eval = getattr(self.optimizer, "eval", None)
+        if callable(to_eval):
+            to_eval()
+        cast(nn.Module, self.student).to(self.args.device)
+        with self.compute_loss_context_manager():
+            return embed_split(
+                self.student, self.processor, split, self.args.eval_batch_size, self.args.dataloader_num_workers
+            )
+
     def _rank(
         self, split: Split, ignore_keys: list[str] | None, prefix: str
     ) -> tuple[EmbeddedSplit, dict[str, float]]:
@@ -102,19 +126,7 @@ class EvaluatesSplits(Trainer):
             raise ValueError(f"ignore_keys {ignore_keys} can't be used: nothing but embeddings is collected.")
         self._memory_tracker.start()
         start = time.time()
-        # Optimizers that average weights (schedule-free) show them in this mode; `training_step` leaves it.
-        to_eval = getattr(self.optimizer, "eval", None)
-        if callable(to_eval):
-            to_eval()
-        model: Any = self.student
-        with self.compute_loss_context_manager():
-            embedded = embed_split(
-                model.to(self.args.device),
-                cast(PairProcessor, self.processing_class),
-                split,
-                self.args.eval_batch_size,
-                self.args.dataloader_num_workers,
-            )
+        embedded = self.embed(split)
         figures = embedded.metrics()
         figures |= self._own_metrics(embedded, figures, prefix)
         metrics = {f"{prefix}_{name}": value for name, value in figures.items()}

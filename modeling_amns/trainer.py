@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 from transformers import TrainerCallback
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
@@ -156,13 +156,13 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
     def _start_teacher(self) -> None:
         self.teacher = ImageTeacher(self.student, self.args.ema_decay) if self.args.keep_ratio < 1 else None
 
-    def call_model_init(self, trial: Any = None) -> nn.Module:
+    def call_model_init(self, trial: object = None) -> nn.Module:
         """As `Trainer`: the model that `model_init` makes, made ready for training."""
-        model = super().call_model_init(trial)
+        model = super().call_model_init(cast(Any, trial))
         prepare_model(model, self.args, self.person_ids)
         return model
 
-    def _hp_search_setup(self, trial: Any) -> None:
+    def _hp_search_setup(self, trial: object) -> None:
         """Called by `train` after a new model and the values of a trial are there."""
         super()._hp_search_setup(trial)
         if self.model_init is not None:
@@ -190,7 +190,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
             space, compute_objective, n_trials, direction or best, backend, name, **kwargs
         )
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         args, pairs = self.args, cast(TrainingPairs, train_dataset or self.train_dataset)
         batch_size = self._train_batch_size * args.world_size
         sampler: IdentitySampler | RandomPairSampler
@@ -253,14 +253,16 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         model: nn.Module,
         inputs: Mapping[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, AMNSPersonRetrievalOutput]:
         """Weighted sum of the losses of one batch of `PairCollator`; keeps each part for the log."""
         outputs = model(**self._model_inputs(inputs))
         loss = self._loss(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """As `Trainer`; `gradient_cache_chunk_size` gives the same gradient chunk by chunk."""
         size = self.args.gradient_cache_chunk_size
         if not size:
@@ -279,7 +281,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
 
         def loss_backward(outputs: dict[str, Tensor]) -> Tensor:
             with self.compute_loss_context_manager():
-                loss = self._loss(AMNSPersonRetrievalOutput(**outputs), inputs)
+                loss = self._loss(AMNSPersonRetrievalOutput(**cast(Any, outputs)), inputs)
             loss = loss / self.current_gradient_accumulation_steps
             self.accelerator.backward(loss)
             return loss.detach()
@@ -296,7 +298,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         images = inputs["images"]
         if "jitter" in inputs:
             images = jitter_colors(images, inputs["jitter"])
-        pixel_values = cast(PairProcessor, self.processing_class).normalize_images(images)
+        pixel_values = self.processor.normalize_images(images)
         if "erase" in inputs:
             pixel_values = erase_boxes(pixel_values, inputs["erase"])
         prepared = {name: inputs[name] for name in ("input_ids", "attention_mask")}

@@ -59,6 +59,15 @@ class AMNSTrainingArguments(TrainingArguments):
     """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weights", "loss_options"]
+    # In `--help` and docs/training.md: the first field of a group, and the group's title.
+    _argument_groups = {
+        "loss_weights": "Losses",
+        "keep_ratio": "Mask and teacher (AWM)",
+        "instances_per_identity": "Sampling and augmentation",
+        "new_parts_lr_multiplier": "Learning rates",
+        "hub_license": "Pushing",
+        "eval_strategy": "Options of transformers with another default",
+    }
 
     # Losses
     loss_weights: dict | str | None = field(
@@ -176,6 +185,10 @@ class AMNSTrainingArguments(TrainingArguments):
                 f"per_device_train_batch_size {self.per_device_train_batch_size} is no multiple of "
                 f"instances_per_identity {instances}."
             )
+        if instances and self.auto_find_batch_size:
+            raise ValueError(
+                f"auto_find_batch_size tries batches that are no multiple of instances_per_identity {instances}."
+            )
         self._refuse_without_mask()
         if self.gradient_cache_chunk_size and self.torch_empty_cache_steps:
             raise ValueError("torch_empty_cache_steps has no effect with gradient_cache_chunk_size; leave one out.")
@@ -195,7 +208,8 @@ class AMNSTrainingArguments(TrainingArguments):
                 raise ValueError(f"{option.name}={value!r} can't be used: {REFUSED[option.name]}. Leave it out.")
 
     def _refuse_without_mask(self) -> None:
-        names, off = (), ""
+        names: tuple[str, ...] = ()
+        off = ""
         if self.keep_ratio == 1:
             names, off = ("mask_score", "mask_last_layers", "mask_block", "ema_decay"), "keep_ratio 1 hides no patch"
         elif self.mask_score != "attention_last":

@@ -150,8 +150,10 @@ class OnnxRetrieval:
 @functools.lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
     """The formats of Pillow that are opened: those that it decodes by itself."""
+    # The common ones are tried first.
+    Image.preinit()
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - _NOT_READ))
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
