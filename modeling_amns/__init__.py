@@ -7,6 +7,7 @@ use, so that `import modeling_amns` stays quick.
 import importlib
 from typing import TYPE_CHECKING
 
+from . import at_start as _at_start  # noqa: F401  before all that is slow
 from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
 from .registration import register as _register
 

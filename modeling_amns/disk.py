@@ -47,8 +47,7 @@ def disk_full_message(error: BaseException, path: str | Path, advice: str = ADVI
         >>> disk_full_message(FileNotFoundError(2, "No such file"), "/") is None
         True
     """
-    errors = list(_chain(error))
-    number = next(filter(None, map(_number, errors)), None)
+    number = next(filter(None, map(_number, _chain(error))), None)
     path = Path(path)
     # What writers raise that do not say what the system told them.
     silent = isinstance(error, (OSError, RuntimeError)) or "safetensors" in type(error).__module__
@@ -62,6 +61,11 @@ def disk_full_message(error: BaseException, path: str | Path, advice: str = ADVI
     free = shutil.disk_usage(_existing(place)).free / 2**30
     where = f"{path}" if place == path else f"{path}, in the folder for temporary files, {place},"
     return f"{_FULL[number or refused or errno.ENOSPC]} while writing {where} ({free:.2f} GiB free). {advice}"
+
+
+def names_no_room(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, has the number of a full disk."""
+    return any(map(_number, _chain(error)))
 
 
 @contextmanager
@@ -90,7 +94,7 @@ def whole_file(path: str | Path, advice: str = ADVICE) -> Iterator[Path]:
     ['a.json']
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         with names_full_disk(path, advice):
             yield part
@@ -220,6 +224,7 @@ __all__ = [
     "DiskFullError",
     "disk_full_message",
     "names_full_disk",
+    "names_no_room",
     "whole_file",
     "whole_folder",
     "whole_model",

@@ -247,7 +247,7 @@ def _claim(folder: Path, about: dict, layout: str) -> bool:
             )
         return True
     # A text that was being written when the process was killed is nobody's.
-    names = sorted(path.name for path in folder.iterdir() if path.suffix != ".part") if folder.exists() else []
+    names = sorted(path.name for path in folder.iterdir() if ".part" not in path.suffixes) if folder.exists() else []
     if names:
         raise FileExistsError(
             f"{layout}: {folder} holds {', '.join(names[:4] + ['...'] * (len(names) > 4))} and no {SYNTHETIC_MARK}, "
