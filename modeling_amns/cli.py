@@ -44,8 +44,11 @@ USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, HTTPError, Safeten
 # torch, accelerate and transformers raise RuntimeError or AssertionError for these.
 _SURROUNDINGS = re.compile(
     r"out of memory|alloc|CUDA|cuda|NVIDIA|NCCL|HIP|XPU|MPS|[Dd]evice|inline_container|PytorchStream|No space left"
-    r"|DataLoader worker|shared memory|pip install|to be installed",
+    r"|DataLoader worker|shared memory|pip install|to be installed|gloo|[Cc]onnection (closed|reset)",
 )
+# What one process says of another that has ended. What was sent to all of them at once, or the end of their launcher,
+# may be known there first; by so many seconds.
+_ENDED = {"DataLoader worker": 0.5, "gloo": 1.5, "NCCL": 1.5, "onnection closed": 1.5, "onnection reset": 1.5}
 _TRUTH = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 _LONGEST = 1000
 
@@ -186,8 +189,7 @@ def run_script(name: str, main: Callable[[], int], errors: tuple[type[Exception]
             try:
                 code = main()
             except Exception as error:
-                if "DataLoader worker" in str(error):
-                    time.sleep(0.5)  # what was sent to all processes at once may have reached a worker first
+                time.sleep(next((seconds for text, seconds in _ENDED.items() if text in str(error)), 0.0))
                 raise
             sys.stdout.flush()
             return code

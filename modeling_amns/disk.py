@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+from .stops import hold_stops
+
 # Beside what it will replace: only within one file system a rename is whole or not done.
 ASIDE = ".partial"
 ADVICE = "Free some space, then run the same command again."
@@ -125,7 +127,7 @@ def whole_folder(folder: str | Path, last: str, replaces: Sequence[str] = (), ad
     """
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    aside = folder / ASIDE
+    aside, kept = folder / ASIDE, False
     try:
         with names_full_disk(folder, advice):
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,9 +136,13 @@ def whole_folder(folder: str | Path, last: str, replaces: Sequence[str] = (), ad
             yield aside
             for file in aside.rglob("*"):
                 _sync(file)
-            _take_places(aside, folder, last, replaces)
+            with hold_stops():
+                kept = True  # what is whole is not thrown away for an error of the last moment
+                _take_places(aside, folder, last, replaces)
+                kept = False
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(aside, ignore_errors=True)
         for place in made:
             with suppress(OSError):  # not empty, or not made
                 place.rmdir()

@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -73,9 +74,40 @@ def watch_parent(stop: Callable[[], None], over: threading.Event, patience: floa
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def hold_stops() -> Iterator[None]:
+    """What may not be left half done: Ctrl-C and SIGTERM take effect once it is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Processes that are started inside are not told of Ctrl-C: who started them ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def is_first_process() -> bool:
     """Whether this is the process of a run that speaks for all; the environment of a launcher says so."""
     return os.environ.get("RANK", "0") == "0"
 
 
-__all__ = ["PATIENCE", "Stops", "is_first_process", "watch_parent"]
+__all__ = ["PATIENCE", "Stops", "hold_stops", "is_first_process", "watch_parent", "without_interrupts"]
