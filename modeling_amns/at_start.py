@@ -23,9 +23,9 @@ def _script(words: list[str]) -> str | None:
         if module == "modeling_amns.scripts":
             folder, name = "scripts", f"{stem}.py"
         # A clone may be run with the package installed elsewhere.
-        if os.path.basename(folder) == "scripts" and name.endswith(".py"):
-            if any(os.path.isfile(os.path.join(place, name)) for place in _SCRIPTS):
-                return name
+        known = name.endswith(".py") and any(os.path.isfile(os.path.join(place, name)) for place in _SCRIPTS)
+        if known and os.path.basename(folder) == "scripts":
+            return name
     return None
 
 
