@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from .brief import in_short
 from .configuration_amns import AMNSTextConfig
 from .image_modes_amns import size_pair
 from .modeling_amns import AMNSModel, AMNSPreTrainedModel
@@ -125,7 +126,7 @@ def _read(checkpoint: str | Path, part: str, load: Callable[[], Part]) -> Part:
     # Whatever the libraries below raise of a file that is cut off or does not fit the others: many kinds of errors.
     except Exception as error:
         raise ValueError(
-            f"{checkpoint}: the {part} can't be read, was it copied in full? {type(error).__name__}: {error}"
+            f"{checkpoint}: the {part} can't be read, was it copied in full? {type(error).__name__}: {in_short(error)}"
         ) from error
 
 
