@@ -58,7 +58,9 @@ def save_processor(options: argparse.Namespace, model: AMNSModel) -> str:
     if source is None and (options.checkpoint / "tokenizer.json").is_file():
         source = options.checkpoint
     try:
-        tokenizer = clip_tokenizer() if source is None else AutoTokenizer.from_pretrained(source)
+        tokenizer = (
+            clip_tokenizer() if source is None else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        )
     except FileNotFoundError as error:
         return f"saved without a processor: {error}"
     processor = AMNSProcessor(images, tokenizer)

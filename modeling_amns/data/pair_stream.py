@@ -141,9 +141,8 @@ def _image_of_table(value: object, name: str, images: ImageFolder) -> Image:
     """An image that a table holds, or names: then it lies in the image folder."""
     if isinstance(value, bytes):
         value = {"bytes": value}
-    if isinstance(value, Mapping):
-        if isinstance(value.get("bytes"), bytes):
-            return {"bytes": value["bytes"], "path": value.get("path")}, value.get("path") or ""
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        return {"bytes": value["bytes"], "path": value.get("path")}, value.get("path") or ""
     path = inside(value, name, images.root)
     images.check(path)
     return {"bytes": None, "path": os.path.join(images.root, path)}, path
