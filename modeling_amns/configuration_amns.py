@@ -19,6 +19,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "num_hidden_layers": (1, 256),
     "num_attention_heads": (1, 1024),
     "num_channels": (1, 64),
+    "stride": (1, _MAX_SIDE),
     "vocab_size": (1, 2_000_000),
     "max_position_embeddings": (1, 65_536),
     "projection_dim": (1, 65_536),

@@ -193,7 +193,12 @@ def read_image(source: str | os.PathLike[str]) -> Image.Image:
         raise FileNotFoundError(f"There is no image {shown}.") from None
     # Pillow's plugins raise whatever a broken file leads them to, a connection has errors of its own.
     except Exception as error:
-        raise ValueError(f"Cannot read image {shown}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"Cannot read image {shown}: {why_unreadable(error)}") from error
+
+
+def why_unreadable(error: Exception) -> str:
+    """What a reader of images raised, in words: ours as they stand, of Pillow with their kind."""
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
 def _download(url: str) -> bytes:
@@ -347,4 +352,5 @@ __all__ = [
     "readable_formats",
     "size_pair",
     "to_rgb",
+    "why_unreadable",
 ]

@@ -357,7 +357,7 @@ def test_a_path_that_leads_nowhere_or_to_no_image_is_named(processor, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no image .*nothing.png"):
         processor(images=str(tmp_path / "nothing.png"))
     (tmp_path / "eps.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(ValueError, match="Cannot read image .*eps.jpg: UnidentifiedImageError"):
+    with pytest.raises(ValueError, match="Cannot read image .*eps.jpg: it is no image that is read; expected JPEG"):
         processor(images=tmp_path / "eps.jpg")
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match="no regular file"):

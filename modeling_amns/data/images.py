@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..image_modes_amns import open_image, orientation, to_rgb
+from ..image_modes_amns import open_image, orientation, to_rgb, why_unreadable
 
 # A JPEG is decoded at a fraction of its size while that is at least this many times the size wanted: the decoder
 # averages what the resize would have averaged. `scripts/benchmark.py data` prints how far the pixels differ.
@@ -47,7 +47,7 @@ def decode_image(
     except Exception as error:  # PIL's plugins raise whatever a broken file leads them to, up to struct.error
         found = f" in {path}" if path and str(path) != str(where) else ""
         raise ValueError(
-            f"Cannot read image {where}{found}: {type(error).__name__}: {error}. Get the file again or remove its "
+            f"Cannot read image {where}{found}: {why_unreadable(error)}. Get the file again or remove its "
             "record; scripts/check_data.py lists all unreadable images."
         ) from error
 
