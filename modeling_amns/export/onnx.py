@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..evaluation import evaluate_retrieval
 from ..extras import require
+from ..fingerprint import model_fingerprint
 from ..loading import check_fit, end_token_id
 from ..modeling_amns import AMNSModel
 from ..processing_amns import MAX_TOKENS, AMNSProcessor
@@ -164,7 +165,7 @@ def export_onnx(
     tokenizer.save(str(folder / "tokenizer.json"))
     shutil.copy(Path(__file__).with_name("amns_onnx.py"), folder)
     # Last, because it is what makes the folder a whole export.
-    parameters = preprocessing(model, processor, files)
+    parameters = {**preprocessing(model, processor, files), "weights": model_fingerprint(model)}
     (folder / PREPROCESSING_FILE).write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
     return deviations
 
