@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init_
 extras = {
     "onnx": ["onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
     "peft": ["peft>=0.18"],
+    "search": ["lancedb>=0.40", "filelock>=3.20"],
     "sentence-transformers": ["sentence-transformers>=6.0"],
     "tensorboard": ["tensorboard>=2.18"],
     "trackio": ["trackio>=0.30"],
@@ -41,6 +42,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["modeling_amns", "modeling_amns.*"]), *beside],
     package_dir=beside,
+    entry_points={"console_scripts": ["amns = modeling_amns.commands:main"]},
     package_data={
         "modeling_amns": [
             "py.typed",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .modeling_amns import AMNSForPersonRetrieval, AMNSModel
     from .processing_amns import AMNSProcessor
     from .report import RunReport
+    from .retrieval import PersonGallery
     from .trainer import AMNSTrainer
     from .training_args import AMNSTrainingArguments
 
@@ -29,6 +30,7 @@ _LAZY = {
     "AMNSProcessor": "processing_amns",
     "AMNSTrainer": "trainer",
     "AMNSTrainingArguments": "training_args",
+    "PersonGallery": "retrieval",
     "RunReport": "report",
     "inject_noise": "data.noise",
     "load_benchmark": "data.benchmarks",
@@ -59,6 +61,7 @@ __all__ = [
     "AMNSTrainer",
     "AMNSTrainingArguments",
     "AMNSVisionConfig",
+    "PersonGallery",
     "RunReport",
     "__version__",
     "inject_noise",
