@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .data.noise import inject_noise
     from .data.pairs import load_pairs
     from .data.synthetic import make_synthetic_benchmark
-    from .modeling_amns import AMNSForPersonRetrieval, AMNSModel
+    from .modeling_amns import AMNSForPersonRetrieval, AMNSModel, AMNSTextModel, AMNSVisionModel
     from .processing_amns import AMNSProcessor
     from .report import RunReport
     from .retrieval import PersonGallery
@@ -28,8 +28,10 @@ _LAZY = {
     "AMNSForPersonRetrieval": "modeling_amns",
     "AMNSModel": "modeling_amns",
     "AMNSProcessor": "processing_amns",
+    "AMNSTextModel": "text_amns",
     "AMNSTrainer": "trainer",
     "AMNSTrainingArguments": "training_args",
+    "AMNSVisionModel": "vision_amns",
     "PersonGallery": "retrieval",
     "RunReport": "report",
     "inject_noise": "data.noise",
@@ -58,9 +60,11 @@ __all__ = [
     "AMNSModel",
     "AMNSProcessor",
     "AMNSTextConfig",
+    "AMNSTextModel",
     "AMNSTrainer",
     "AMNSTrainingArguments",
     "AMNSVisionConfig",
+    "AMNSVisionModel",
     "PersonGallery",
     "RunReport",
     "__version__",

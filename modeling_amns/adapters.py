@@ -6,7 +6,9 @@ wrapped model is a `peft.PeftModel`, which `AMNSTrainer` trains, saves (adapter 
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import cast
 
+from accelerate.utils import is_peft_model
 from safetensors.torch import load_model
 from torch import nn
 from transformers import Trainer
@@ -14,6 +16,7 @@ from transformers import Trainer
 from .configuration_amns import AMNSConfig
 from .extras import require
 from .modeling_amns import AMNSForPersonRetrieval
+from .protocols import MaskedEncoder
 
 ADAPTER_FOLDER = "adapter"
 
@@ -65,16 +68,11 @@ def add_adapters(model: AMNSForPersonRetrieval, arguments: AdapterArguments) -> 
         modules_to_save=None if model.classifier is None else ["classifier"],
     )
     start = Path(model.name_or_path)
-    model = peft.get_peft_model(model, config)
+    wrapped = peft.get_peft_model(model, config)
     if start.exists():
         # Else it means another folder, or a name on the Hub, to whoever stands elsewhere.
-        model.peft_config[model.active_adapter].base_model_name_or_path = str(start.resolve())
-    return model
-
-
-def has_adapters(model: nn.Module) -> bool:
-    """Whether a model is one of `add_adapters`, not merged yet."""
-    return hasattr(model, "merge_and_unload")
+        wrapped.peft_config[str(wrapped.active_adapter)].base_model_name_or_path = str(start.resolve())
+    return wrapped
 
 
 def check_adapter_options(arguments: AdapterArguments) -> None:
@@ -92,7 +90,7 @@ def check_adapter_options(arguments: AdapterArguments) -> None:
 def load_weights(trainer: Trainer, checkpoint: str | Path) -> None:
     """Puts the weights of a checkpoint, whole or adapter, into the model of the run that wrote it."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if has_adapters(model):
+    if is_peft_model(model):
         model.load_adapter(str(checkpoint), model.active_adapter, is_trainable=True)
     else:
         load_model(model, Path(checkpoint) / "model.safetensors")
@@ -100,9 +98,10 @@ def load_weights(trainer: Trainer, checkpoint: str | Path) -> None:
 
 def save_configuration(model: nn.Module, folder: str | Path) -> None:
     """Beside adapters: what they do not hold but their use needs, image size, identities and temperature."""
-    if has_adapters(model):
-        model.config.logit_scale_init_value = model.amns.logit_scale.item()
-        model.config.save_pretrained(folder)
+    if is_peft_model(model):
+        config = cast(AMNSConfig, model.config)
+        config.logit_scale_init_value = cast(MaskedEncoder, model.amns).logit_scale.item()
+        config.save_pretrained(folder)
 
 
 def merge_adapters(trainer: Trainer, folder: str | Path) -> bool:
@@ -115,7 +114,7 @@ def merge_adapters(trainer: Trainer, folder: str | Path) -> bool:
         whether there were adapters.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if not has_adapters(model):
+    if not is_peft_model(model):
         return False
     if trainer.args.should_save:
         model.save_pretrained(Path(folder) / ADAPTER_FOLDER)
@@ -128,7 +127,7 @@ def save_final(trainer: Trainer, folder: str | Path) -> None:
     """Saves a run's model, its adapters merged, with its processor as a plain checkpoint."""
     merge_adapters(trainer, folder)
     # Internal: with `push_to_hub` a plain call would push before the results stand.
-    trainer.save_model(folder, _internal_call=True)
+    trainer.save_model(str(folder), _internal_call=True)
 
 
 def load_adapter(folder: str | Path, base: str | Path | None = None) -> nn.Module:
@@ -160,7 +159,7 @@ def load_adapter(folder: str | Path, base: str | Path | None = None) -> nn.Modul
     # What transformers raises of weights whose shapes do not fit.
     except RuntimeError as error:
         raise ValueError(f"{folder} was not trained on {base}: its weights have other shapes. {error}") from error
-    model.amns.logit_scale.data.fill_(config.logit_scale_init_value)
+    model.amns.logit_scale.data.fill_(float(config.logit_scale_init_value or 0.0))
     return peft.PeftModel.from_pretrained(model, folder)
 
 
@@ -169,7 +168,6 @@ __all__ = [
     "AdapterArguments",
     "add_adapters",
     "check_adapter_options",
-    "has_adapters",
     "load_adapter",
     "load_weights",
     "merge_adapters",

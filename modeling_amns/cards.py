@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from .configuration_amns import AMNSConfig
-from .data.benchmarks import BENCHMARKS
+from .data.benchmarks import BENCHMARKS, known_benchmark
+from .data.records import counts_table
 from .markdown import code, markdown_table, plain
 from .report import (
     FROM_SCRATCH,
@@ -94,10 +97,17 @@ def dataset_card(name: str, counts: str = "") -> DatasetCard:
 
     Args:
         name: `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `synthetic-pedes`.
-        counts: for synthetic-pedes, the table of what was generated.
+        counts: a table of what there is; default the published sizes, where there are any.
+
+    Example:
+
+        >>> print(dataset_card("cuhk-pedes").text.split("## Counts")[1].splitlines()[4])
+        | train | 11,003 | 34,054 | 68,126 |
     """
+    published = known_benchmark(name).counts
+    table = counts or (counts_table(published) if published else f"Counts: {NOT_MEASURED}.")
     text = template(f"{name}.md").read_text(encoding="utf-8")
-    return DatasetCard(text.replace("{counts}", counts or f"Counts: {NOT_MEASURED}."))
+    return DatasetCard(text.replace("{counts}", table))
 
 
 def model_card(
@@ -144,7 +154,7 @@ def model_card(
         tags=["person-retrieval", "text-to-image-retrieval", "amns", *more_tags],
         datasets=_dataset_ids(run),
         metrics=[result.metric_type for result in results] or None,
-        base_model=run.base_model,
+        base_model=run.base_model if run.base_model and _is_hub_id(run.base_model) else None,
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -171,7 +181,12 @@ def model_card(
 def _model(folder: str | Path) -> dict[str, object]:
     if not (Path(folder) / "config.json").is_file():
         return {}
-    config = AMNSConfig.from_pretrained(folder)
+    try:
+        config = AMNSConfig.from_pretrained(folder)
+    # Whatever transformers raises of fields that are not what they should be.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{Path(folder) / 'config.json'} is no configuration of this package: {reason}") from error
     vision, text = config.vision_config, config.text_config
     return {
         "image size (height, width)": vision.image_size,
@@ -217,13 +232,24 @@ def _dataset_ids(run: RunReport) -> list[str] | None:
     """Ids of data sets as the Hub knows them; a file of own pairs has none."""
     if run.benchmark is None:
         return None
-    known = "/" in run.benchmark if run.own_pairs else run.benchmark in BENCHMARKS
+    known = _is_hub_id(run.benchmark) if run.own_pairs else run.benchmark in BENCHMARKS
     return [run.benchmark] if known else None
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def _course(folder: str | Path) -> str:
     """The evaluations while training, from `trainer_state.json`; empty without one."""
-    history = read_object(Path(folder) / "trainer_state.json").get("log_history") or []
+    file = Path(folder) / "trainer_state.json"
+    history = read_object(file).get("log_history") or []
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise ValueError(f"{file}: log_history must be a list of JSON objects; remove the file or train anew.")
     rows = [
         [format_number(entry.get("epoch"), ".4g"), format_number(entry.get("step"), ".0f")]
         + [format_number(entry.get(f"eval_{name}"), ".2f") for name in METRICS]

@@ -1,12 +1,16 @@
-"""Which checkpoints of a run are whole: a manifest is written last, after every process has finished its files."""
+"""Which checkpoints of a run are whole: a manifest is written after every process has finished its files."""
 
 import errno
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
-from transformers.trainer_utils import rotate_checkpoints
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -15,11 +19,19 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def write_manifest(checkpoint: str | Path) -> None:
-    """Marks a checkpoint as whole: records the size of each of its files, atomically."""
+def write_manifest(checkpoint: str | Path, to_come: tuple[str, ...] = ()) -> None:
+    """Marks a checkpoint as whole: records the size of each of its files, atomically.
+
+    Args:
+        checkpoint: folder, all of whose processes have finished their files.
+        to_come: JSON files that are written afterwards; without them, or with half of one, it is not whole.
+    """
     folder = Path(checkpoint)
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()}
+    sizes: dict[str, int | None] = {
+        file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.is_file()
+    }
     sizes.pop(MANIFEST, None)
+    sizes |= dict.fromkeys(to_come)
     partial = folder / (MANIFEST + ".partial")
     partial.write_text(json.dumps(sizes, indent=2))
     partial.rename(folder / MANIFEST)
@@ -36,9 +48,20 @@ def missing_parts(checkpoint: str | Path) -> list[str]:
     problems = []
     for name, size in sizes.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if found != size:
+        if size is None:
+            if not _is_json(folder / name):
+                problems.append(f"{name} is missing or cut short")
+        elif found != size:
             problems.append(f"{name} has {found if found is not None else 'no'} bytes, {size} were written")
     return problems
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> tuple[Path | None, dict[Path, list[str]]]:
@@ -50,9 +73,10 @@ def last_whole_checkpoint(output_dir: str | Path) -> tuple[Path | None, dict[Pat
         the checkpoint, `None` if there is none, and what was skipped.
     """
     folder = Path(output_dir)
-    found = [entry for entry in folder.iterdir() if _NAME.fullmatch(entry.name)] if folder.is_dir() else []
-    skipped = {}
-    for checkpoint in sorted(found, key=lambda entry: int(_NAME.fullmatch(entry.name).group(1)), reverse=True):
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = [(int(name.group(1)), entry) for entry in entries if (name := _NAME.fullmatch(entry.name))]
+    skipped: dict[Path, list[str]] = {}
+    for _, checkpoint in sorted(found, reverse=True):
         problems = missing_parts(checkpoint)
         if not problems:
             return checkpoint, skipped
@@ -81,38 +105,64 @@ def _free(path: str | Path) -> int:
     return shutil.disk_usage(path).free
 
 
-class WholeCheckpointsMixin:
-    """For a `Trainer`: marks checkpoints as whole, resumes from whole ones only, keeps the last one on a full disk."""
+class WholeCheckpoints(Trainer):
+    """Marks checkpoints as whole, resumes from whole ones only, and keeps the last one on a full disk.
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    A new best evaluation is saved although its step is none of `save_steps`: what is called best can be read back.
+    """
+
+    _saved_step: int | None = None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As `Trainer.train`; `resume_from_checkpoint=True` (or "true") takes the newest whole checkpoint.
 
         A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is
         an error.
         """
-        # The command line hands over text.
-        if resume_from_checkpoint is True or str(resume_from_checkpoint).lower() == "true":
-            resume_from_checkpoint, skipped = last_whole_checkpoint(self.args.output_dir)
+        checkpoint = _asked_for(resume_from_checkpoint)
+        if checkpoint is True:
+            found, skipped = last_whole_checkpoint(str(self.args.output_dir))
             for folder, problems in skipped.items():
                 logger.warning(f"{folder} is not whole and is skipped: {'; '.join(problems)}.")
-            if resume_from_checkpoint is None:
+            if found is None:
                 raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to resume from.")
-            logger.warning(f"Resuming from {resume_from_checkpoint}.")
-        elif resume_from_checkpoint:
-            problems = missing_parts(resume_from_checkpoint)
+            logger.warning(f"Resuming from {found}.")
+            checkpoint = str(found)
+        elif checkpoint:
+            problems = missing_parts(checkpoint)
             if problems:
                 raise ValueError(
-                    f"{resume_from_checkpoint} can't be resumed from: {'; '.join(problems)}. Pass "
+                    f"{checkpoint} can't be resumed from: {'; '.join(problems)}. Pass "
                     "--resume_from_checkpoint true to take the newest whole one."
                 )
-        return super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
+        self._saved_step = None
+        return super().train(checkpoint or None, *args, **kwargs)
 
-    def _save_checkpoint(self, model, trial) -> None:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH):
+            if self._saved_step == self.state.global_step:
+                folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+                self.state.best_model_checkpoint = str(folder)
+            else:
+                self.control.should_save = True
+        return is_best
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Now every process has written its part. `Trainer` goes on with its own state, then removes older checkpoints:
+        # by then this one has to be known as whole.
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_manifest(output_dir, to_come=(TRAINER_STATE_NAME,))
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
+            if self.args.should_save:
+                # Of an earlier run's checkpoint of this step, which is written over.
+                (folder / MANIFEST).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
-            # Only now has every process written its part.
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 write_manifest(folder)
@@ -122,16 +172,20 @@ class WholeCheckpointsMixin:
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise OSError(message) from error
-        finally:
-            self.args.save_total_limit = limit
-        # Older ones go after the new one is known to be whole, not before.
-        if self.args.should_save:
-            rotate_checkpoints(str(folder.parent), limit, self.state.best_model_checkpoint)
+        self._saved_step = self.state.global_step
+
+
+def _asked_for(resume: str | Path | bool | None) -> str | bool:
+    """A checkpoint, True for the newest, or False; the command line and recipes hand over text."""
+    word = str(resume).lower()
+    if word in ("true", "yes", "on"):
+        return True
+    return False if word in ("false", "no", "off", "none", "") else str(resume)
 
 
 __all__ = [
     "MANIFEST",
-    "WholeCheckpointsMixin",
+    "WholeCheckpoints",
     "disk_full_message",
     "last_whole_checkpoint",
     "missing_parts",

@@ -20,6 +20,7 @@ import os
 import re
 import signal
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -175,7 +176,12 @@ def run_script(name: str, main: Callable[[], int], errors: tuple[type[Exception]
     stops = _Stops()
     try:
         with stops:
-            code = main()
+            try:
+                code = main()
+            except Exception as error:
+                if "DataLoader worker" in str(error):
+                    time.sleep(0.5)  # what was sent to all processes at once may have reached a worker first
+                raise
             sys.stdout.flush()
             return code
     except KeyboardInterrupt:
@@ -187,7 +193,7 @@ def run_script(name: str, main: Callable[[], int], errors: tuple[type[Exception]
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if stops.received:  # a worker that the same signal ended may be noticed first
+        if stops.received:  # it broke what was being done
             return _fail(name, "stopped.", 128 + stops.received)
         surroundings = isinstance(error, (RuntimeError, AssertionError)) and _SURROUNDINGS.search(str(error))
         if surroundings or isinstance(error, (*USER_ERRORS, *errors)):
@@ -215,12 +221,14 @@ class _Stops:
             # A second one, while things are put away, ends at once.
             signal.signal(number, signal.SIG_DFL if self.received else handler)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def _stop(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked worker: as if nobody had asked
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         self.received = number
+        if hasattr(signal, "SIGCHLD"):  # workers that end with us are no error, as torch would have it
+            signal.signal(signal.SIGCHLD, lambda *_: None)
         raise KeyboardInterrupt
 
 
@@ -270,8 +278,8 @@ def stand_aside(name: str, file: str) -> None:
         ModuleNotFoundError: there is no such library.
     """
     script = Path(file).resolve()
-    if name != script.stem:
-        return
+    if name != script.stem or getattr(sys.modules[name], "__file__", None) != file:
+        return  # run, or installed as one of the package's modules, or aside already
     path = [place for place in sys.path if Path(place or ".").resolve() != script.parent]
     spec = importlib.machinery.PathFinder.find_spec(name, path)
     if spec is None or spec.loader is None:

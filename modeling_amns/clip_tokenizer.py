@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 from pathlib import Path
+from typing import cast
 
 from transformers import CLIPTokenizer
 
@@ -36,7 +37,7 @@ def clip_tokenizer(vocabulary: str | Path | None = None) -> CLIPTokenizer:
     vocab = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(pair) for pair in merges)]
     vocab += ["<|startoftext|>", "<|endoftext|>"]
     ids = {token: index for index, token in enumerate(vocab)}
-    return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=77)
+    return CLIPTokenizer(vocab=ids, merges=cast(list[str], merges), model_max_length=77)
 
 
 __all__ = ["clip_tokenizer"]

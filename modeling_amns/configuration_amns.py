@@ -1,19 +1,99 @@
 """Configurations of the AMNS dual encoder: CLIP's, with rectangular images and overlapping patches."""
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from typing_extensions import Self
 
 INTERPOLATION_MODES = ("bilinear", "bicubic")
 
+Config = TypeVar("Config", bound=PreTrainedConfig)
 
-def _as_pair(value: int | list[int] | tuple[int, ...], name: str) -> list[int]:
-    pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
+if TYPE_CHECKING:
+    Given = TypeVar("Given", contravariant=True)
+    Kept = TypeVar("Kept", covariant=True)
+
+    class _Field(Generic[Given, Kept]):
+        """For type checkers: a field takes more than it holds, as every value is brought into one form when set."""
+
+        def __get__(self, instance: object, owner: type) -> Kept: ...
+        def __set__(self, instance: object, value: Given) -> None: ...
+
+
+def _as_pair(value: object, name: str) -> list[int]:
+    pair = list(value) if isinstance(value, list | tuple) else [value, value]
+    sides = [side for side in pair if isinstance(side, int) and side > 0]
+    if len(pair) != 2 or len(sides) != 2:
         raise ValueError(f"{name} must be a positive integer or [height, width], found {value!r}.")
-    return pair
+    return sides
+
+
+def _as_side(value: object) -> int:
+    height, width = _as_pair(value, "patch_size")
+    if height != width:
+        raise ValueError(
+            f"patch_size must be square, found {[height, width]}; use stride or image_size for rectangular grids."
+        )
+    return height
+
+
+def as_config(config: PreTrainedConfig, wanted: type[Config]) -> Config:
+    """A configuration as one of ours: itself, or CLIP's completed with what CLIP has not.
+
+    Raises:
+        TypeError: it is of another kind of model.
+    """
+    if isinstance(config, wanted):
+        return config
+    if isinstance(config, PreTrainedConfig) and config.model_type in (wanted.model_type, _CLIP[wanted].model_type):
+        return wanted.from_dict(config.to_dict())
+    raise TypeError(
+        f"Expected an {wanted.__name__} or a {_CLIP[wanted].__name__}, found {type(config).__name__}. "
+        f"{wanted.__name__}.from_pretrained reads folders of either."
+    )
+
+
+def _fields_for(wanted: type[PreTrainedConfig], fields: dict[str, Any], source: str) -> dict[str, Any]:
+    """The fields of one of our configurations in a file of ours or CLIP's, whole models and encoders alike."""
+    clip = _CLIP[wanted]
+    if wanted.base_config_key and wanted.base_config_key in fields:
+        whole = AMNSConfig.from_dict(_fields_for(AMNSConfig, fields, source))
+        return getattr(whole, wanted.base_config_key).to_dict()
+    if fields.get("model_type") not in (wanted.model_type, clip.model_type):
+        raise ValueError(
+            f"{source} holds a model of type {fields.get('model_type')!r}; {wanted.__name__} reads "
+            f"{wanted.model_type!r} and {clip.model_type!r}. See scripts/convert_checkpoint.py for OpenAI CLIP, "
+            "OpenCLIP, IRRA and RDE files."
+        )
+    return _completed(wanted, fields)
+
+
+def _completed(wanted: type[PreTrainedConfig], fields: dict[str, Any]) -> dict[str, Any]:
+    """CLIP saves what differs from its own defaults, which are not ours."""
+    clip = _CLIP[wanted]
+    if fields.get("model_type") != clip.model_type:
+        return fields
+    fields = clip(**_without(fields, "model_type")).to_dict()
+    for part in wanted.sub_configs:
+        fields[part] = _without(fields[part], "model_type")
+    return _without(fields, "model_type", "architectures")
+
+
+def _without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in names}
+
+
+def _read(
+    wanted: type[PreTrainedConfig], found: tuple[dict[str, Any], dict[str, Any]], source: str | os.PathLike
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    fields, unused = found
+    if not fields:
+        # transformers takes a folder without one for a configuration of defaults.
+        raise OSError(f"{source} holds no config.json, so it is no checkpoint of a model.")
+    return {**_fields_for(wanted, fields, str(source)), "model_type": wanted.model_type}, unused
 
 
 @strict
@@ -28,26 +108,28 @@ class AMNSVisionConfig(CLIPVisionConfig):
         position_interpolation: how position embeddings are resized when a checkpoint of another grid is loaded,
             `"bilinear"` (as IRRA) or `"bicubic"` (as transformers).
 
-    The other fields are those of `CLIPVisionConfig`.
+    The other fields are those of `CLIPVisionConfig`. `from_pretrained` reads the image encoder's part of a dual
+    encoder, of AMNS or CLIP, as well.
     """
 
     model_type = "amns_vision_model"
     base_config_key = "vision_config"
 
-    image_size: int | list[int] | tuple[int, int] | None = (384, 128)
-    patch_size: int | list[int] | tuple[int, int] | None = 16
+    if TYPE_CHECKING:
+        image_size: _Field[int | list[int] | tuple[int, int] | None, list[int]] = _Field()
+        patch_size: _Field[int | list[int] | tuple[int, int] | None, int] = _Field()
+    else:
+        image_size: int | list[int] | tuple[int, int] | None = (384, 128)
+        patch_size: int | list[int] | tuple[int, int] | None = 16
     stride: int | None = None
     position_interpolation: str = "bilinear"
 
-    def __post_init__(self, **kwargs):
-        self.image_size = _as_pair(self.image_size, "image_size")
-        patch = _as_pair(self.patch_size, "patch_size")
-        if patch[0] != patch[1]:
-            raise ValueError(
-                f"patch_size must be square, found {patch}; use stride or image_size for rectangular grids."
-            )
-        self.patch_size = patch[0]
-        super().__post_init__(**kwargs)
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "image_size":
+            value = _as_pair(value, name)
+        elif name == "patch_size":
+            value = _as_side(value)
+        super().__setattr__(name, value)
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -56,7 +138,7 @@ class AMNSVisionConfig(CLIPVisionConfig):
         height, width = self.image_size
         return (height - self.patch_size) // step + 1, (width - self.patch_size) // step + 1
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Checks that the parts fit together; called by `@strict`."""
         super().validate_architecture()
         if self.stride is not None and not 0 < self.stride <= self.patch_size:
@@ -68,13 +150,50 @@ class AMNSVisionConfig(CLIPVisionConfig):
                 f"position_interpolation must be one of {INTERPOLATION_MODES}, found {self.position_interpolation!r}."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """As `PreTrainedConfig.to_dict`; the size of a square is one number, as CLIP's encoders read it."""
+        fields = super().to_dict()
+        height, width = self.image_size
+        return {**fields, "image_size": height if height == width else [height, width]}
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As `PreTrainedConfig.get_config_dict`; of a dual encoder its image encoder's part."""
+        found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _read(cls, found, pretrained_model_name_or_path)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """As `PreTrainedConfig.from_dict`; a CLIP configuration is completed with CLIP's defaults, not with ours."""
+        return super().from_dict(_completed(cls, config_dict), **kwargs)
+
 
 @strict
 class AMNSTextConfig(CLIPTextConfig):
-    """Text encoder: CLIP's, all fields as in `CLIPTextConfig`."""
+    """Text encoder: CLIP's, all fields as in `CLIPTextConfig`.
+
+    `from_pretrained` reads the text encoder's part of a dual encoder, of AMNS or CLIP, as well.
+    """
 
     model_type = "amns_text_model"
     base_config_key = "text_config"
+
+    initializer_factor: float = 1.0
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As `PreTrainedConfig.get_config_dict`; of a dual encoder its text encoder's part."""
+        found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _read(cls, found, pretrained_model_name_or_path)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """As `PreTrainedConfig.from_dict`; a CLIP configuration is completed with CLIP's defaults."""
+        return super().from_dict(_completed(cls, config_dict), **kwargs)
 
 
 @strict
@@ -88,8 +207,9 @@ class AMNSConfig(CLIPConfig):
         num_identities: training identities that the classifier of `AMNSForPersonRetrieval` tells apart; 0 means no
             classifier. `AMNSModel` does not use it.
 
-    A CLIP configuration is accepted as it is, its own defaults filled in. `image_size` and `stride` read and set the
-    vision part, so that `AMNSModel.from_pretrained(path, image_size=[384, 128])` works.
+    A CLIP configuration is accepted as it is, its own defaults filled in. `image_size`, `stride` and
+    `position_interpolation` read and set the vision part, so that
+    `AMNSModel.from_pretrained(path, image_size=[384, 128])` works.
 
     ```python
     >>> from modeling_amns import AMNSConfig
@@ -100,47 +220,42 @@ class AMNSConfig(CLIPConfig):
     """
 
     model_type = "amns"
-    sub_configs_defaults = {
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "vision_config": SubConfigSpec(AMNSVisionConfig),
         "text_config": SubConfigSpec(AMNSTextConfig),
     }
 
-    text_config: dict | AMNSTextConfig | None = None
-    vision_config: dict | AMNSVisionConfig | None = None
+    if TYPE_CHECKING:
+        text_config: _Field[dict[str, Any] | AMNSTextConfig | None, AMNSTextConfig] = _Field()
+        vision_config: _Field[dict[str, Any] | AMNSVisionConfig | None, AMNSVisionConfig] = _Field()
+    else:
+        text_config: dict | AMNSTextConfig | None = None
+        vision_config: dict | AMNSVisionConfig | None = None
+    projection_dim: int = 512
     num_identities: int = 0
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As `PreTrainedConfig.from_dict`; a CLIP configuration is completed with CLIP's defaults, not with ours."""
-        if config_dict.get("model_type") == "clip":
-            clip = CLIPConfig(**{k: v for k, v in config_dict.items() if k != "model_type"}).to_dict()
-            for part in ("vision_config", "text_config"):
-                clip[part].pop("model_type", None)
-            clip.pop("model_type", None)
-            clip.pop("architectures", None)
-            config_dict = clip
-        for part in ("vision_config", "text_config"):
-            if isinstance(config_dict.get(part), dict):
-                # Where a part once came from, a path at times, which would be saved and pushed anew.
-                fields = {name: value for name, value in config_dict[part].items() if name != "_name_or_path"}
-                config_dict = {**config_dict, part: fields}
-        return super().from_dict(config_dict, **kwargs)
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As `PreTrainedConfig.get_config_dict`, of checkpoints of AMNS and CLIP.
+
+        Raises:
+            ValueError: the checkpoint is of another model type.
+            OSError: there is no config.json.
+        """
+        found = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _read(cls, found, pretrained_model_name_or_path)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """As `PreTrainedConfig.from_pretrained`, without its warning when a CLIP configuration is read."""
-        kwargs.setdefault("return_unused_kwargs", False)
-        config_dict, kwargs = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if not config_dict:
-            # transformers takes a folder without one for a configuration of defaults.
-            raise OSError(f"{pretrained_model_name_or_path} holds no config.json, so it is no checkpoint of a model.")
-        model_type = config_dict.get("model_type")
-        if model_type not in (None, "amns", "clip"):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds a model of type {model_type!r}; AMNS reads 'amns' and 'clip'. "
-                "See scripts/convert_checkpoint.py for OpenAI CLIP, OpenCLIP, IRRA and RDE files."
-            )
-        return cls.from_dict(config_dict, **kwargs)
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """As `PreTrainedConfig.from_dict`; a CLIP configuration is completed with CLIP's defaults, not with ours."""
+        config_dict = _completed(cls, config_dict)
+        for part in cls.sub_configs:
+            if isinstance(config_dict.get(part), dict):
+                # Where a part once came from, a path at times, and its code would be saved and pushed anew.
+                config_dict = {**config_dict, part: _without(config_dict[part], "_name_or_path", "auto_map")}
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def image_size(self) -> list[int]:
@@ -148,8 +263,8 @@ class AMNSConfig(CLIPConfig):
         return self.vision_config.image_size
 
     @image_size.setter
-    def image_size(self, value: int | list[int] | tuple[int, int]):
-        self._set_vision(image_size=_as_pair(value, "image_size"))
+    def image_size(self, value: int | list[int] | tuple[int, int]) -> None:
+        self._set_vision(image_size=value)
 
     @property
     def stride(self) -> int | None:
@@ -157,15 +272,32 @@ class AMNSConfig(CLIPConfig):
         return self.vision_config.stride
 
     @stride.setter
-    def stride(self, value: int | None):
+    def stride(self, value: int | None) -> None:
         self._set_vision(stride=value)
 
-    def _set_vision(self, **fields):
+    @property
+    def position_interpolation(self) -> str:
+        """How position embeddings are resized when a checkpoint of another grid is loaded."""
+        return self.vision_config.position_interpolation
+
+    @position_interpolation.setter
+    def position_interpolation(self, value: str) -> None:
+        self._set_vision(position_interpolation=value)
+
+    def _set_vision(self, **fields: Any) -> None:
         # Built anew instead of assigned field by field, so that the checks see the whole.
         self.vision_config = AMNSVisionConfig(**{**self.vision_config.to_dict(), **fields})
 
 
+_CLIP: dict[type[PreTrainedConfig], type[PreTrainedConfig]] = {
+    AMNSConfig: CLIPConfig,
+    AMNSVisionConfig: CLIPVisionConfig,
+    AMNSTextConfig: CLIPTextConfig,
+}
+
 # `save_pretrained` copies the code beside the weights, for users without the package (`trust_remote_code=True`).
 AMNSConfig.register_for_auto_class()
+AMNSVisionConfig.register_for_auto_class()
+AMNSTextConfig.register_for_auto_class()
 
-__all__ = ["AMNSConfig", "AMNSTextConfig", "AMNSVisionConfig"]
+__all__ = ["AMNSConfig", "AMNSTextConfig", "AMNSVisionConfig", "as_config"]

@@ -6,37 +6,43 @@ used: its loader notes the conversion on the model, so that `save_pretrained` wo
 reports keys left over under changed names.
 """
 
-import json
 import math
-import pickle
 import re
-import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
+from .foreign_files import (
+    HEAD_WIDTH,
+    OPENCLIP_CONFIG,
+    encoder_prefix,
+    existing,
+    openclip_preprocessing,
+    openclip_settings,
+    read_checkpoint,
+    some,
+    unwrap,
+    weights_file,
+)
+from .image_modes_amns import size_pair
 from .modeling_amns import AMNSModel
+from .processing_amns import AMNSImageProcessor
 
 logger = logging.get_logger(__name__)
 
-HEAD_WIDTH = 64
 # CLIP's byte-pair vocabulary; its last two ids are the start and the end token.
 CLIP_VOCABULARY = 49408
 # IRRA and RDE train with a fixed temperature that their files don't hold.
 PEER_TEMPERATURE = 0.02
-OPENCLIP_CONFIG = "open_clip_config.json"
-OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
-_CONTAINERS = ("model", "state_dict", "model_state_dict")
 # What OpenAI's archives carry beside the weights.
 _OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
-_ANCHOR = "visual.class_embedding"
 _NAMES = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
@@ -63,7 +69,7 @@ _TRANSPOSED = ("visual.proj", "text_projection")
 
 def convert_checkpoint(
     path: str | Path,
-    image_size: list[int] | tuple[int, int] | None = None,
+    image_size: int | Sequence[int] | None = None,
     stride: int | None = None,
     hidden_act: str | None = None,
     head_width: int | None = None,
@@ -77,9 +83,11 @@ def convert_checkpoint(
     Args:
         path: a file (torch pickle, TorchScript archive or safetensors), or a folder with `config.json` (transformers)
             or `open_clip_config.json` (OpenCLIP on the Hub).
-        image_size: height and width in pixels that the model is for. Where the file has that many positions they are
-            taken as they are, otherwise its grid (square, or 3:1 as in person crops) is resized. `None`: its grid.
-        stride: step between patches in pixels if they overlap (IRRA's `stride_size`), else `None`.
+        image_size: height and width in pixels that the model is for, one number for a square. Where the file has that
+            many positions they are taken as they are, otherwise its grid (OpenCLIP's configuration names it, else
+            square, or 3:1 as in person crops) is resized. `None`: its grid.
+        stride: step between patches in pixels if they overlap (IRRA's `stride_size`). `None`: the folder's own, of a
+            file the patch size.
         hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu for OpenAI, IRRA
             and RDE, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
         head_width: channels of an attention head of the image encoder; `None` means 64, as in CLIP, or OpenCLIP's
@@ -92,6 +100,8 @@ def convert_checkpoint(
         ValueError: the file holds code, is damaged, is no CLIP ViT, lacks weights, has parts inside the encoders that
             CLIP has not, or its positions fit no grid.
 
+    `convert_preprocessing` returns how the same file wants its images.
+
     ```python
     >>> from modeling_amns.conversion import convert_checkpoint
     >>> model = convert_checkpoint("logs/CUHK-PEDES/irra/best.pth")  # doctest: +SKIP
@@ -100,15 +110,11 @@ def convert_checkpoint(
 
     ```
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: no such file or folder. Pass a checkpoint file or a transformers CLIP folder."
-        )
+    path = existing(path)
     if (path / "config.json").is_file():
         return _from_transformers(path, image_size, stride, hidden_act, head_width)
-    file = _weights_file(path)
-    settings = _openclip_settings(file.with_name(OPENCLIP_CONFIG))
+    file = weights_file(path)
+    settings = openclip_settings(file.with_name(OPENCLIP_CONFIG))
     if hidden_act is not None:
         settings["hidden_act"] = hidden_act
     if head_width is not None:
@@ -121,20 +127,65 @@ def convert_checkpoint(
     return model
 
 
+def convert_preprocessing(path: str | Path, image_size: int | Sequence[int] | None = None) -> AMNSImageProcessor:
+    """How a checkpoint of another project wants its images: mean, deviation and resampling, at `image_size`.
+
+    A transformers folder keeps its own; OpenCLIP's configuration file names them (`preprocess_cfg`); IRRA and RDE
+    train with CLIP's mean and deviation and torchvision's `Resize`, which is bilinear; OpenAI's CLIP is bicubic. Crops
+    and borders (`resize_mode`) are not taken over: AMNS sees whole person crops, resized.
+
+    Args:
+        path: as `convert_checkpoint`.
+        image_size: height and width in pixels, one number for a square: those of the converted model. `None`: the
+            square or 3:1 grid of the file.
+    Raises:
+        FileNotFoundError: there is no such path, or the folder holds no checkpoint.
+        ValueError: the file can't be read, or its preprocessing is one that no image processor knows.
+    """
+    path = existing(path)
+    if (path / "config.json").is_file():
+        height, width = size_pair(image_size or AMNSConfig.from_pretrained(path).image_size)
+        images = AMNSImageProcessor()
+        if any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+            images = AMNSImageProcessor.from_pretrained(path)
+        fields = images.to_dict()
+    else:
+        file = weights_file(path)
+        try:
+            tensors, _ = unwrap(read_checkpoint(file))
+            prefix = encoder_prefix(tensors)
+            if image_size is None:
+                positions = len(tensors[f"{prefix}visual.positional_embedding"]) - 1
+                patch = tensors[f"{prefix}visual.conv1.weight"].shape[-1]
+                native = openclip_settings(file.with_name(OPENCLIP_CONFIG)).get("native_size")
+                image_size, _ = _native_grid(positions, patch, None, None, native)
+            height, width = size_pair(image_size)
+            fields = openclip_preprocessing(file.with_name(OPENCLIP_CONFIG))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{file}: {error}") from error
+        if "base_model" in prefix:
+            fields["resample"] = Image.Resampling.BILINEAR
+    size = {"height": height, "width": width}
+    return AMNSImageProcessor(**{**fields, "size": size, "crop_size": size, "do_center_crop": False})
+
+
 def convert_state_dict(
     checkpoint: Mapping,
-    image_size: list[int] | tuple[int, int] | None = None,
+    image_size: int | Sequence[int] | None = None,
     stride: int | None = None,
     hidden_act: str | None = None,
     head_width: int = HEAD_WIDTH,
+    native_size: Sequence[int] | None = None,
 ) -> tuple[AMNSModel, list[str]]:
     """As `convert_checkpoint`, from a state dict in OpenAI's layout or a dict that holds one.
 
+    Args:
+        native_size: height and width that the file's positions stand for, where a configuration says so.
     Returns:
         the model, and the keys of the checkpoint that are no part of it.
     """
-    tensors, left_over = _unwrap(checkpoint)
-    prefix = _prefix(tensors)
+    tensors, left_over = unwrap(checkpoint)
+    prefix = encoder_prefix(tensors)
     left_over += [key for key in tensors if not key.startswith(prefix)]
     # OpenCLIP's CustomTextCLIP puts the text encoder under a name of its own.
     encoder = {
@@ -144,7 +195,7 @@ def convert_state_dict(
     foreign = [key for key in unknown if key.startswith(("visual.", "transformer.", "text_projection"))]
     if foreign:
         raise ValueError(
-            f"the encoders have {len(foreign)} weights that CLIP's ViT has not ({_some(foreign)}); without them the "
+            f"the encoders have {len(foreign)} weights that CLIP's ViT has not ({some(foreign)}); without them the "
             "features would differ. Only models of CLIP's shape can be converted."
         )
     left_over += [prefix + key for key in unknown]
@@ -152,124 +203,35 @@ def convert_state_dict(
     peer = "base_model" in prefix
     if hidden_act is None:
         hidden_act = "quick_gelu" if peer or set(encoder) >= _OPENAI_MARKS else _guess_activation(encoder)
-    model = AMNSModel(_config(encoder, image_size, stride, hidden_act, head_width))
+    image_size = None if image_size is None else list(size_pair(image_size))
+    model = AMNSModel(_config(encoder, image_size, stride, hidden_act, head_width, native_size))
     if "logit_scale" not in renamed:
         renamed["logit_scale"] = torch.tensor(math.log(1 / PEER_TEMPERATURE)) if peer else model.logit_scale.detach()
     missing = sorted(set(model.state_dict()) - set(renamed))
     if missing:
-        raise ValueError(f"{len(missing)} weights of CLIP are missing: {_some(missing)}.")
+        raise ValueError(f"{len(missing)} weights of CLIP are missing: {some(missing)}.")
     model.load_state_dict(renamed)
-    if image_size is not None:
-        model.resize_grid(image_size, stride)
+    if image_size is not None or stride is not None:
+        model.resize_grid(image_size or model.config.image_size, stride)
     return model.eval(), left_over
-
-
-def read_checkpoint(file: str | Path) -> dict:
-    """Content of a checkpoint file, on the CPU; a pickle that holds anything but tensors and plain values is refused.
-
-    TorchScript archives are read by `torch.jit.load`, which knows no Python; none of their methods is called.
-    """
-    file = Path(file)
-    try:
-        if file.suffix == ".safetensors":
-            content = load_file(file)
-        elif _is_torchscript(file):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                content = dict(torch.jit.load(file, map_location="cpu").state_dict())
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported .*?(?= was not|$)", str(error), re.MULTILINE)
-        found = found[0] if found else "no plain torch.save"
-        raise ValueError(
-            f"refused, the pickle holds more than weights ({found}) and could run code. Have someone who trusts it "
-            "save the weights alone: torch.save(model.state_dict(), file)."
-        ) from None
-    # A file that is no checkpoint fails inside the readers in many ways.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ValueError(f"not readable as a checkpoint ({reason}). Is the file complete?") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"holds a {type(content).__name__}, expected a state dict or a dict with one.")
-    return content
 
 
 def _from_transformers(
     path: Path,
-    image_size: list[int] | tuple[int, int] | None,
+    image_size: int | Sequence[int] | None,
     stride: int | None,
     hidden_act: str | None,
     head_width: int | None,
 ) -> AMNSModel:
     if hidden_act is not None or head_width is not None:
         raise ValueError(f"{path}: hidden_act and head_width stand in config.json; change them there.")
-    size = {} if image_size is None else {"image_size": list(image_size), "stride": stride}
-    model, info = AMNSModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **size)
+    grid: dict[str, Any] = {} if image_size is None else {"image_size": list(size_pair(image_size))}
+    grid |= {} if stride is None else {"stride": stride}
+    model, info = AMNSModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, **grid)
     if info["missing_keys"]:
-        raise ValueError(f"{path}: {len(info['missing_keys'])} weights are missing: {_some(info['missing_keys'])}.")
+        raise ValueError(f"{path}: {len(info['missing_keys'])} weights are missing: {some(info['missing_keys'])}.")
     _warn_left_over(path, info["unexpected_keys"])
     return model
-
-
-def _weights_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    found = [path / name for name in OPENCLIP_FILES if (path / name).is_file()]
-    if not found:
-        raise FileNotFoundError(
-            f"{path}: holds neither config.json (transformers) nor {' or '.join(OPENCLIP_FILES)} (OpenCLIP). "
-            "Pass the checkpoint file itself, for IRRA and RDE best.pth."
-        )
-    return found[0]
-
-
-def _openclip_settings(file: Path) -> dict[str, str | int]:
-    """Activation and head width from OpenCLIP's configuration beside the weights, empty without one."""
-    if not file.is_file():
-        return {}
-    config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
-    return {
-        "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
-        "head_width": config["vision_cfg"].get("head_width", HEAD_WIDTH),
-    }
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _unwrap(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
-    """The innermost state dict without the prefix of a distributed wrapper, and the names of what is around it."""
-    left_over = []
-    while inner := next((name for name in _CONTAINERS if isinstance(checkpoint.get(name), Mapping)), None):
-        left_over += [str(name) for name in checkpoint if name != inner]
-        checkpoint = checkpoint[inner]
-    tensors = {str(name).removeprefix("module."): value for name, value in checkpoint.items()}
-    left_over += [name for name, value in tensors.items() if not isinstance(value, Tensor)]
-    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}, left_over
-
-
-def _prefix(tensors: Mapping[str, Tensor]) -> str:
-    """What stands before `visual.class_embedding`: nothing in CLIP and OpenCLIP, `base_model.` in IRRA and RDE."""
-    found = [key[: -len(_ANCHOR)] for key in tensors if key == _ANCHOR or key.endswith("." + _ANCHOR)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"holds several image encoders, under {_some(found)}. Save the one you want by itself.")
-    for mark, kind in {
-        "visual.layer1.": "a ResNet, only CLIP's vision transformers can be converted",
-        "visual.trunk.": "a timm image encoder, only CLIP's own vision transformers can be converted",
-        "vision_model.embeddings.": "transformers' layout without its configuration; pass the folder with config.json",
-    }.items():
-        if any(mark in key for key in tensors):
-            raise ValueError(f"this is {kind}.")
-    raise ValueError(
-        f"no key ends with {_ANCHOR}, so this is no CLIP, OpenCLIP, IRRA or RDE file; found {_some(tensors)}."
-    )
 
 
 def _rename(encoder: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -299,16 +261,17 @@ def _layer(block: re.Match) -> str:
 
 def _config(
     encoder: Mapping[str, Tensor],
-    image_size: list[int] | tuple[int, int] | None,
+    image_size: list[int] | None,
     stride: int | None,
     hidden_act: str,
     head_width: int,
+    native_size: Sequence[int] | None,
 ) -> AMNSConfig:
     needed = ["visual.conv1.weight", "visual.positional_embedding", "visual.proj"]
     needed += ["positional_embedding", "token_embedding.weight", "text_projection"]
     missing = [key for key in needed if key not in encoder]
     if missing:
-        raise ValueError(f"{len(missing)} weights of CLIP are missing: {_some(missing)}.")
+        raise ValueError(f"{len(missing)} weights of CLIP are missing: {some(missing)}.")
     positions, (vocabulary, text_width) = (
         encoder["visual.positional_embedding"],
         encoder["token_embedding.weight"].shape,
@@ -320,9 +283,9 @@ def _config(
             f"{HEAD_WIDTH} channels are assumed. OpenCLIP's ViT-H, g and bigG differ: pass head_width 80, 88 or 104."
         )
     projection = encoder["text_projection"].shape[1]
-    size, native_stride = _native_grid(len(positions) - 1, patch, image_size, stride)
-    vision = {"image_size": size, "patch_size": patch, "stride": native_stride}
-    text = {"vocab_size": vocabulary, "max_position_embeddings": len(encoder["positional_embedding"])}
+    size, native_stride = _native_grid(len(positions) - 1, patch, image_size, stride, native_size)
+    vision: dict[str, Any] = {"image_size": size, "patch_size": patch, "stride": native_stride}
+    text: dict[str, Any] = {"vocab_size": vocabulary, "max_position_embeddings": len(encoder["positional_embedding"])}
     if vocabulary == CLIP_VOCABULARY:
         text |= {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
     else:
@@ -344,9 +307,15 @@ def _config(
 
 
 def _native_grid(
-    patches: int, patch: int, image_size: list[int] | tuple[int, int] | None, stride: int | None
+    patches: int,
+    patch: int,
+    image_size: list[int] | None,
+    stride: int | None,
+    native_size: Sequence[int] | None = None,
 ) -> tuple[list[int], int | None]:
     """Image size and stride of the grid that the file's positions stand for."""
+    if native_size is not None and math.prod(side // patch for side in native_size) == patches:
+        return list(native_size), None
     side, third = math.isqrt(patches), math.isqrt(patches // 3)
     if image_size is not None:
         asked = AMNSVisionConfig(image_size=list(image_size), patch_size=patch, stride=stride)
@@ -382,14 +351,10 @@ def _guess_activation(encoder: Mapping[str, Tensor]) -> str:
     return hidden_act
 
 
-def _warn_left_over(path: Path, keys) -> None:
+def _warn_left_over(path: Path, keys: Iterable[str]) -> None:
+    keys = sorted(keys)
     if keys:
-        logger.warning(f"{path}: {len(keys)} keys are left over, no part of the encoders: {', '.join(sorted(keys))}.")
+        logger.warning(f"{path}: {len(keys)} keys are left over, no part of the encoders: {', '.join(keys)}.")
 
 
-def _some(names) -> str:
-    names = sorted(names)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-__all__ = ["convert_checkpoint", "convert_state_dict", "read_checkpoint"]
+__all__ = ["convert_checkpoint", "convert_preprocessing", "convert_state_dict", "read_checkpoint"]

@@ -1,52 +1,50 @@
 """The teacher of AWM: an exponential moving average of the image encoder, over torch's `AveragedModel`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-
-class _ImageEncoder(nn.Module):
-    """The modules of a dual encoder that the teacher copies; shares them with the student, owns nothing."""
-
-    def __init__(self, vision_model: nn.Module, visual_projection: nn.Module):
-        super().__init__()
-        self.vision_model = vision_model
-        self.visual_projection = visual_projection
+from .protocols import ImageTower, MaskedEncoder
 
 
-class _InTypesOf:
+class _InTypesOf(nn.Module):
     """Parameters of one module in the types of another's, as `AveragedModel` reads them.
 
     Up to torch 2.10 it refuses to average a bfloat16 student into a float32 mean.
     """
 
     def __init__(self, module: nn.Module, mean: nn.Module):
-        self.module, self.mean = module, mean
-        self.buffers = module.buffers
+        super().__init__()
+        self.pair = (module, mean)
 
-    def parameters(self) -> Iterator[Tensor]:
-        pairs = zip(self.module.parameters(), self.mean.parameters(), strict=True)
-        return (value.to(mean.dtype) for value, mean in pairs)
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        module, mean = (part.parameters(recurse) for part in self.pair)
+        return (cast(nn.Parameter, value.to(of.dtype)) for value, of in zip(module, mean, strict=True))
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        return self.pair[0].buffers(recurse)
 
 
 class ImageTeacher(AveragedModel):
     """theta' <- m theta' + (1 - m) theta after every optimizer step, float32, without gradient, always in eval mode.
 
-    The decay m ramps up: at update t it is min(decay, (1 + t) / (10 + t)), so that an early teacher is not the random
-    start. When the student is float32 or lower the average stays float32: a step of (1 - m) would vanish in bfloat16.
+    The decay m ramps up: at update t = 1, 2, ... it is min(decay, (1 + t) / (10 + t)), beginning with 2/11, so that an
+    early teacher is not the random start. When the student is float32 or lower the average stays float32: a step of
+    (1 - m) would vanish in bfloat16.
 
     Args:
-        model: the student, an `AMNSModel` (anything with `vision_model` and `visual_projection`).
+        model: the student, an `AMNSModel`, of which it copies the image side (`image_tower`).
         decay: final m, in [0, 1).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999):
+    def __init__(self, model: MaskedEncoder, decay: float = 0.999):
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), found {decay}.")
         self.decay = decay
-        super().__init__(_ImageEncoder(model.vision_model, model.visual_projection), multi_avg_fn=self._average)
+        super().__init__(model.image_tower(), multi_avg_fn=self._average)
         self.requires_grad_(False)
         if next(self.module.parameters()).dtype in (torch.bfloat16, torch.float16):
             self.float()
@@ -54,7 +52,7 @@ class ImageTeacher(AveragedModel):
         self.n_averaged.fill_(1)
         self.eval()
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> "ImageTeacher":
         """Stays in eval mode: the teacher never drops out."""
         return super().train(False)
 
@@ -64,29 +62,31 @@ class ImageTeacher(AveragedModel):
         return min(decay, (1 + update) / (10 + update))
 
     @torch.no_grad()
-    def _average(self, averaged: list[Tensor], current: list[Tensor], update: Tensor) -> None:
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], update: Tensor | int) -> None:
         weight = 1 - self.decay_at(int(update), self.decay)
-        torch._foreach_lerp_(averaged, current, weight)
+        torch._foreach_lerp_(list(averaged), list(current), weight)
 
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: MaskedEncoder) -> None:
         """Averages the student in; call it once after each optimizer step."""
-        self.update_parameters(_InTypesOf(_ImageEncoder(model.vision_model, model.visual_projection), self.module))
+        self.update_parameters(_InTypesOf(model.image_tower(), self.module))
+
+    @property
+    def _tower(self) -> ImageTower:
+        return cast(ImageTower, self.module)
 
     @property
     def num_patches(self) -> int:
         """Patches of a whole image."""
-        return self.module.vision_model.embeddings.num_patches
+        return self._tower.num_patches
 
     def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
         """Attention of CLS to each patch, float32 [B, L]; see `AMNSVisionModel.cls_attention`."""
-        return self.module.vision_model.cls_attention(pixel_values, last_layers)
+        return self._tower.cls_attention(pixel_values, last_layers)
 
     @torch.no_grad()
     def patch_embeds(self, pixel_values: Tensor) -> Tensor:
         """Every patch in the shared embedding space, as the CLS token is projected: float [B, L, D]."""
-        encoder = self.module.vision_model
-        hidden = encoder(pixel_values).last_hidden_state[:, 1:]
-        return self.module.visual_projection(encoder.post_layernorm(hidden))
+        return self._tower.patch_embeds(pixel_values)
 
 
 __all__ = ["ImageTeacher"]

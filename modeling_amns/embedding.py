@@ -1,38 +1,39 @@
 """Embeds galleries and queries in batches, shared out over the processes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
+from datasets.utils import tqdm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
 
 from .data.collator import load_image, pad_tokens, undecoded
-from .data.transforms import normalize_images
+from .protocols import Embedder, PairProcessor
 
 
 class _Pixels(Dataset):
-    """Undecoded images of a gallery as uint8 [3, height, width]."""
+    """Images of a gallery as uint8 [3, height, width], decoded in full: the pixels that the processor makes."""
 
-    def __init__(self, dataset: datasets.Dataset, size: tuple[int, int], resample: int):
+    def __init__(self, dataset: datasets.Dataset, processor: PairProcessor):
         columns = [name for name in ("image", "image_path") if name in dataset.column_names]
         self.dataset = undecoded(dataset.select_columns(columns))
-        self.size, self.resample = size, resample
+        self.processor = processor
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, row: int) -> Tensor:
-        return torch.from_numpy(np.array(load_image(self.dataset[row], self.size, self.resample))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(load_image(self.dataset[row], self.processor))).permute(2, 0, 1)
 
 
 def embed_images(
-    model: nn.Module,
-    processor,
+    model: Embedder,
+    processor: PairProcessor,
     gallery: datasets.Dataset,
     batch_size: int = 128,
     num_workers: int = 0,
@@ -50,39 +51,39 @@ def embed_images(
     Returns:
         L2-normalised float32 [images, D] on the CPU.
     """
-    pixels = _Pixels(gallery, processor.image_size, processor.image_processor.resample)
-    mean = torch.tensor(processor.image_processor.image_mean, device=model.device)
-    std = torch.tensor(processor.image_processor.image_std, device=model.device)
+    pixels = _Pixels(gallery, processor)
 
     def embed(images: Tensor) -> Tensor:
-        return model.get_image_features(normalize_images(images.to(model.device), mean, std)).pooler_output
+        pixels = processor.normalize_images(images.to(model.device))
+        return cast(Tensor, model.get_image_features(pixels).pooler_output)
 
     return _embed_all(model, pixels, embed, torch.stack, batch_size, num_workers, "images" if progress else None)
 
 
 def embed_texts(
-    model: nn.Module,
-    processor,
+    model: Embedder,
+    processor: PairProcessor,
     captions: Sequence[str],
     batch_size: int = 256,
     progress: bool = False,
 ) -> Tensor:
     """Embeddings of captions, in their order, the same on every process: L2-normalised float32 [captions, D], CPU."""
-    tokens = processor(text=list(captions), padding=False)["input_ids"] if len(captions) else []
+    tokens = processor.token_ids(captions)
 
     def collate(rows: list[list[int]]) -> Mapping[str, Tensor]:
         return pad_tokens(rows, processor.tokenizer.pad_token_id)
 
     def embed(batch: Mapping[str, Tensor]) -> Tensor:
-        return model.get_text_features(**{name: value.to(model.device) for name, value in batch.items()}).pooler_output
+        tokens = {name: value.to(model.device) for name, value in batch.items()}
+        return cast(Tensor, model.get_text_features(**tokens).pooler_output)
 
     return _embed_all(model, tokens, embed, collate, batch_size, 0, "captions" if progress else None)
 
 
 @torch.no_grad()
 def _embed_all(
-    model: nn.Module,
-    items: Dataset | Sequence,
+    model: Embedder,
+    items: _Pixels | list[list[int]],
     embed: Callable,
     collate: Callable,
     batch_size: int,
@@ -91,15 +92,17 @@ def _embed_all(
 ) -> Tensor:
     state = PartialState()
     share = range(state.process_index, len(items), state.num_processes)
-    loader = DataLoader(Subset(items, share), batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    loader = DataLoader(
+        Subset(cast(Dataset, items), share), batch_size=batch_size, collate_fn=collate, num_workers=num_workers
+    )
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         bar = tqdm(loader, desc=f"embedding {label}", leave=False, disable=label is None or not state.is_main_process)
         parts = [nn.functional.normalize(embed(batch).float(), dim=-1) for batch in bar]
     finally:
         model.train(was_training)
-    dimension = model.config.projection_dim
+    dimension = model.embedding_dim
     local = torch.cat(parts) if parts else torch.zeros(0, dimension, device=model.device)
     if state.num_processes == 1:
         return local.cpu()

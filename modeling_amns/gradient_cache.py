@@ -1,13 +1,15 @@
 """Exact gradients of a batch that is too large for memory, one chunk of activations at a time."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import get_device_states, set_device_states
 
 Outputs = dict[str, Tensor]
+# Of each generator its device and its state.
+RandomState = list[tuple[torch.device, Tensor]]
 
 
 def cached_backward(
@@ -35,7 +37,7 @@ def cached_backward(
     states, cached = [], []
     with torch.no_grad():
         for chunk in chunks:
-            states.append(_random_state(chunk))
+            states.append(_random_state({value.device for value in chunk.values()}))
             cached.append(forward(chunk))
     leaves = {name: torch.cat([outputs[name] for outputs in cached]).detach().requires_grad_() for name in cached[0]}
     del cached
@@ -43,28 +45,48 @@ def cached_backward(
     start = 0
     for number, (chunk, state) in enumerate(zip(chunks, states)):
         last = number == len(chunks) - 1
-        quiet = contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
+        # Wrapped for distribution, a model averages its gradients at each backward pass outside of this.
+        no_sync: Any = getattr(model, "no_sync", contextlib.nullcontext)
+        quiet = contextlib.nullcontext() if last else no_sync()
         with quiet, _replayed(state):
             outputs = forward(chunk)
             stop = start + len(next(iter(outputs.values())))
-            reached = {name: value for name, value in outputs.items() if leaves[name].grad is not None}
-            torch.autograd.backward(list(reached.values()), [leaves[name].grad[start:stop] for name in reached])
+            # Of a frozen encoder there is no way back into parameters.
+            gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+            reached = [name for name in gradients if outputs[name].requires_grad]
+            torch.autograd.backward(
+                [outputs[name] for name in reached], [gradients[name][start:stop] for name in reached]
+            )
         start = stop
     return loss
 
 
-def _random_state(chunk: dict[str, Tensor]) -> tuple[Tensor, Sequence[int], Sequence[Tensor]]:
-    return torch.get_rng_state(), *get_device_states(*chunk.values())
+def _random_state(devices: Iterable[torch.device]) -> RandomState:
+    """The states of the CPU's generator and of those of the devices, which each module of torch gives by device."""
+    state = [(torch.device("cpu"), torch.get_rng_state())]
+    for device in devices:
+        if device.type not in ("cpu", "meta"):
+            state.append((device, torch.get_device_module(device).get_rng_state(device)))
+    return state
+
+
+def _set_random_state(state: RandomState) -> None:
+    for device, value in state:
+        if device.type == "cpu":
+            torch.set_rng_state(value)
+        else:
+            torch.get_device_module(device).set_rng_state(value, device)
 
 
 @contextlib.contextmanager
-def _replayed(state: tuple[Tensor, Sequence[int], Sequence[Tensor]]):
+def _replayed(state: RandomState) -> Iterator[None]:
     """Draws the random numbers of the first pass again (dropout) and leaves the generators as they were."""
-    cpu, devices, device_states = state
-    with torch.random.fork_rng(devices=devices):
-        torch.set_rng_state(cpu)
-        set_device_states(devices, device_states)
+    before = _random_state(device for device, _ in state)
+    _set_random_state(state)
+    try:
         yield
+    finally:
+        _set_random_state(before)
 
 
 __all__ = ["cached_backward"]

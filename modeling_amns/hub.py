@@ -2,19 +2,22 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub import CommitInfo, DatasetCard
+from huggingface_hub import CommitInfo, DatasetCard, HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .cards import PICTURES, dataset_card, model_card
-from .data.benchmarks import load_benchmark
+from .data.benchmarks import known_benchmark, load_benchmark
 from .loading import load_checkpoint
+from .markdown import markdown_table
 from .report import find_report
 from .repository import LEFTOVERS, client, make_repository, push_model, refuse_public
 
@@ -28,7 +31,9 @@ def stage_checkpoint(
     folder: str | Path,
     license: str | None = None,
     pictures: bool | None = None,
-    **card: str | list[str] | None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    tags: str | Sequence[str] | None = None,
 ) -> None:
     """Writes what is pushed of a checkpoint: weights, configuration, code, processor, card, figures.
 
@@ -42,7 +47,7 @@ def stage_checkpoint(
         license: of the weights; default as `model_card`.
         pictures: whether the run's pictures go with it, which show images of the benchmark; default only those of the
             synthetic one, because the others may not be handed on.
-        card: what else `model_card` takes: `license_name`, `license_link`, `tags`.
+        license_name, license_link, tags: as for `model_card`.
     Raises:
         FileNotFoundError: the checkpoint or a part of it is missing.
         ValueError: the id is not `ORG/NAME`, weights are not all there, or a part or a report can't be read.
@@ -60,7 +65,9 @@ def stage_checkpoint(
             shown = [name for name in PICTURES if (checkpoint / name).is_file()]
     for name in shown:
         shutil.copy(checkpoint / name, folder / name)
-    model_card(checkpoint, repo_id, license, shown, report=report, **card).save(folder / "README.md")
+    model_card(checkpoint, repo_id, license, shown, license_name, license_link, tags, report=report).save(
+        folder / "README.md"
+    )
 
 
 def check_pushable(checkpoint: str | Path, repo_id: str) -> None:
@@ -88,12 +95,14 @@ def push_checkpoint(
     license: str | None = None,
     pictures: bool | None = None,
     run_as_future: bool = False,
-    **card: str | list[str] | None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    tags: str | Sequence[str] | None = None,
 ) -> CommitInfo | Future[CommitInfo]:
     """Creates the repository if need be and uploads a checkpoint; files that did not change stay as they are.
 
     Args:
-        checkpoint, repo_id, license, pictures, card: as for `stage_checkpoint`.
+        checkpoint, repo_id, license, pictures, license_name, license_link, tags: as for `stage_checkpoint`.
         private: of a new repository; True refuses one that is public.
         token: default the one of `hf auth login` or HF_TOKEN.
         revision: branch, made if there is none.
@@ -108,48 +117,69 @@ def push_checkpoint(
     api = client(token)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        stage_checkpoint(checkpoint, repo_id, folder, license, pictures, **card)
+        stage_checkpoint(checkpoint, repo_id, folder, license, pictures, license_name, license_link, tags)
         make_repository(api, repo_id, private, revision)
-        upload = api.upload_folder(
+        upload = partial(
+            api.upload_folder,
             repo_id=repo_id,
             folder_path=folder,
             revision=revision,
             commit_message=commit_message,
             delete_patterns=list(LEFTOVERS),
-            run_as_future=run_as_future,
         )
-        if run_as_future:
-            # The copy goes when the upload has ended, not when this function returns.
-            staged = stack.pop_all()
-            upload.add_done_callback(lambda _: staged.close())
-        return upload
+        if not run_as_future:
+            return upload()
+        future: Future[CommitInfo] = api.run_as_future(upload)
+        # The copy goes when the upload has ended, not when this function returns.
+        staged = stack.pop_all()
+        future.add_done_callback(lambda _: staged.close())
+        return future
 
 
-def push_metric(repo_id: str, token: str | None = None) -> CommitInfo:
+def push_metric(repo_id: str, private: bool | None = None, token: str | None = None) -> CommitInfo:
     """Uploads the metric `person_retrieval` as a Space, the form in which `evaluate.load("ORG/NAME")` takes modules.
 
+    Args:
+        repo_id: `ORG/person_retrieval`.
+        private: of a new Space; True refuses one that is public.
+        token: default the one of `hf auth login` or HF_TOKEN.
     Raises:
-        ValueError: the id is not `ORG/person_retrieval`; `evaluate` looks for a module of the repository's name.
+        ValueError: the id is another, as `evaluate` looks for a module of the repository's name; or the Space is
+            public and should not be.
     """
     _check_repo_id(repo_id)
     folder = Path(__file__).parent / "metrics" / "person_retrieval"
     if repo_id.split("/")[1] != folder.name:
         raise ValueError(f"evaluate loads the module that has the Space's name: push to ORG/{folder.name}.")
     api = client(token)
-    api.create_repo(repo_id, repo_type="space", space_sdk="static", exist_ok=True)
+    api.create_repo(repo_id, repo_type="space", space_sdk="static", private=private, exist_ok=True)
+    if private:
+        refuse_public(api, repo_id, "space")
     return api.upload_folder(
         repo_id=repo_id, folder_path=folder, repo_type="space", ignore_patterns=["__pycache__/*", "*.pyc"]
     )
 
 
-def push_synthetic(root: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> None:
+def push_synthetic(
+    root: str | Path,
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> CommitInfo:
     """Uploads a synthetic benchmark as a data set of pairs, images inside, with its card.
 
     Args:
         root: folder that `make_synthetic_benchmark` wrote into.
         repo_id: `ORG/NAME`.
+        private: of a new repository; True refuses one that is public.
+        token: default the one of `hf auth login` or HF_TOKEN.
+        revision: branch, made if there is none.
+    Returns:
+        the last commit, that of the card.
     Raises:
         FileNotFoundError: there is no synthetic benchmark. The real ones cannot be pushed: they are licensed.
+        ValueError: the id is not `ORG/NAME`, or the repository is public and should not be.
     """
     _check_repo_id(repo_id)
     api = client(token)
@@ -157,18 +187,53 @@ def push_synthetic(root: str | Path, repo_id: str, private: bool | None = None, 
     for split in ("val", "test"):
         pairs = _as_pairs(load_benchmark("synthetic-pedes", root, split))
         splits[split] = pairs.select_columns(splits["train"].column_names)
-    make_repository(api, repo_id, private, repo_type="dataset")
-    DatasetDict(splits).push_to_hub(repo_id, token=token)
-    lines = ["| split | pairs | images | persons |", "| --- | ---: | ---: | ---: |"]
-    for split, pairs in splits.items():
-        counts = len(pairs), len(set(pairs["image_id"][:])), len(set(pairs["person_id"][:]))
-        lines.append(f"| {split} | " + " | ".join(f"{count:,}" for count in counts) + " |")
-    card = dataset_card("synthetic-pedes", "\n".join(lines))
+    make_repository(api, repo_id, private, revision, repo_type="dataset")
+    DatasetDict(splits).push_to_hub(repo_id, token=token, revision=revision)
+    rows = [
+        [split, *(f"{n:,}" for n in (len(pairs), len(set(pairs["image_id"][:])), len(set(pairs["person_id"][:]))))]
+        for split, pairs in splits.items()
+    ]
+    card = dataset_card("synthetic-pedes", markdown_table(["split", "pairs", "images", "persons"], rows))
     # `push_to_hub` of datasets wrote configurations and features into the card; they are kept.
-    written = DatasetCard.load(repo_id, token=token)
+    written = DatasetCard.load(api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision))
     for name in ("dataset_info", "configs"):
         card.data[name] = written.data.get(name)
-    api.upload_file(path_or_fileobj=str(card).encode(), path_in_repo="README.md", repo_id=repo_id, repo_type="dataset")
+    return _upload_card(api, card, repo_id, revision)
+
+
+def push_dataset_card(
+    name: str,
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> CommitInfo:
+    """Uploads the card of a real benchmark, which says what it is and where to ask for it; no image, no caption.
+
+    Args:
+        name: `cuhk-pedes`, `icfg-pedes` or `rstpreid`.
+        repo_id, private, token, revision: as for `push_synthetic`.
+    Raises:
+        ValueError: there is no such benchmark, the id is not `ORG/NAME`, or the repository is public and should not
+            be. The card of synthetic-pedes goes with its data: `push_synthetic`.
+    """
+    if not known_benchmark(name).counts:
+        raise ValueError(f"The card of {name} says what was made: push_synthetic pushes both.")
+    _check_repo_id(repo_id)
+    api = client(token)
+    make_repository(api, repo_id, private, revision, repo_type="dataset")
+    return _upload_card(api, dataset_card(name), repo_id, revision)
+
+
+def _upload_card(api: HfApi, card: DatasetCard, repo_id: str, revision: str | None) -> CommitInfo:
+    return api.upload_file(
+        path_or_fileobj=str(card).encode(),
+        path_in_repo="README.md",
+        repo_id=repo_id,
+        repo_type="dataset",
+        revision=revision,
+        commit_message="Upload dataset card",
+    )
 
 
 def _as_pairs(split: DatasetDict) -> Dataset:
@@ -192,6 +257,7 @@ __all__ = [
     "check_pushable",
     "client",
     "push_checkpoint",
+    "push_dataset_card",
     "push_metric",
     "push_model",
     "push_synthetic",

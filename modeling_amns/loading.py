@@ -1,21 +1,22 @@
 """A checkpoint as tools use it: model and processor, both whole and fit for each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .configuration_amns import AMNSTextConfig
-from .modeling_amns import AMNSModel
+from .image_modes_amns import size_pair
+from .modeling_amns import AMNSModel, AMNSPreTrainedModel
 from .processing_amns import AMNSProcessor
 
 Part = TypeVar("Part")
 
 
 def load_checkpoint(
-    checkpoint: str | Path, image_size: Sequence[int] | None = None, **options
+    checkpoint: str | Path, image_size: int | Sequence[int] | None = None, **options: Any
 ) -> tuple[AMNSModel, AMNSProcessor]:
     """Loads the dual encoder in eval mode, with its processor.
 
@@ -24,11 +25,12 @@ def load_checkpoint(
 
     Args:
         checkpoint: AMNS or CLIP checkpoint: folder or Hub id.
-        image_size: (height, width) in pixels instead of the checkpoint's own. A CLIP checkpoint needs it, whose
-            processor crops a square.
+        image_size: (height, width) in pixels, or one number for a square, instead of the checkpoint's own. A CLIP
+            checkpoint needs it, whose processor crops a square.
         options: of `AMNSModel.from_pretrained`, e.g. `dtype`.
     Raises:
-        ValueError: a part can't be read, weights are missing, or model and processor do not fit.
+        ValueError: a part can't be read, weights are missing, left over or not finite, or model and processor do not
+            fit.
         OSError: there is no such folder or repository.
     """
     if not Path(checkpoint).exists():
@@ -39,36 +41,66 @@ def load_checkpoint(
                 f"There is no folder {checkpoint}, and no id of the Hub is written so; pass a checkpoint's folder or "
                 "ORG/NAME."
             ) from error
-    size = {} if image_size is None else {"image_size": list(image_size)}
+    size = {} if image_size is None else {"image_size": list(size_pair(image_size))}
     model, found = _read(
         checkpoint,
         "model",
         lambda: AMNSModel.from_pretrained(checkpoint, output_loading_info=True, **size, **options),
     )
-    if found["missing_keys"]:
-        names = sorted(found["missing_keys"])
-        raise ValueError(
-            f"{checkpoint}: {len(names)} weights are missing, {names[0]} first; they would be random. Take a "
-            "checkpoint that was written as a whole."
-        )
-    processor = _read(checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint, **size))
+    _check_weights(model, found, str(checkpoint))
+    # Whatever the folder says, no code of it runs here.
+    processor = _read(
+        checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint, trust_remote_code=False, **size)
+    )
     check_fit(model, processor, str(checkpoint))
     return model.eval(), processor
 
 
-def check_fit(model: AMNSModel, processor: AMNSProcessor, name: str = "The processor") -> None:
+def _check_weights(model: AMNSModel, found: Mapping[str, Iterable[str]], name: str) -> None:
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} weights are missing, {missing[0]} first; they would be random. Take a "
+            "checkpoint that was written as a whole."
+        )
+    # An encoder shortened by its configuration alone is another model. What only training needs may be left over.
+    parts = ("vision_model.", "text_model.", "visual_projection.", "text_projection.")
+    left_over = sorted(key for key in found["unexpected_keys"] if key.removeprefix("amns.").startswith(parts))
+    if left_over:
+        raise ValueError(
+            f"{name}: {len(left_over)} weights of the encoders have no place in the model that config.json describes, "
+            f"{left_over[0]} first. Is it the configuration of another checkpoint?"
+        )
+    broken = [key for key, weight in model.state_dict().items() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{name}: {len(broken)} weights hold NaN or infinite values, {broken[0]} first; every similarity would be "
+            "NaN. Take a checkpoint from before the training diverged."
+        )
+
+
+def check_fit(model: AMNSPreTrainedModel, processor: AMNSProcessor, name: str = "The processor") -> None:
     """A ValueError if a processor does not make what a model takes."""
     images, wanted = processor.image_processor, tuple(model.config.vision_config.image_size)
-    skipped = [step for step in ("resize", "rescale", "normalize") if not getattr(images, f"do_{step}")]
-    if images.do_center_crop or skipped or images.size.get("height") is None or processor.image_size != wanted:
-        found = f"skips {', '.join(skipped)}" if skipped else f"makes {dict(images.size)}"
-        if images.do_center_crop:
-            found = f"crops {dict(images.crop_size)} from the centre"
+    found = None
+    if images.do_center_crop:
+        found = f"crops {dict(images.crop_size)} from the centre"
+    elif images.do_pad or not images.do_resize:
+        found = "pads images" if images.do_pad else "skips resize"
+    elif dict(images.size) != dict(zip(("height", "width"), wanted)):
+        found = f"makes {dict(images.size)}"
+    if found:
         raise ValueError(
             f"{name}: the processor {found}, the model takes whole images resized to {wanted[0]}x{wanted[1]}. Load "
             "both with image_size=[height, width], as a CLIP checkpoint needs."
         )
     tokenizer, text = processor.tokenizer, model.config.text_config
+    if processor.max_tokens > text.max_position_embeddings:
+        raise ValueError(
+            f"{name}: the tokenizer cuts captions at {processor.max_tokens} tokens, the model has positions for "
+            f"{text.max_position_embeddings}. Set model_max_length in tokenizer_config.json, or max_tokens of the "
+            f"processor, to {text.max_position_embeddings} or less."
+        )
     end = end_token_id(text)
     if len(tokenizer) > text.vocab_size or tokenizer.eos_token_id != end:
         raise ValueError(
@@ -79,7 +111,10 @@ def check_fit(model: AMNSModel, processor: AMNSProcessor, name: str = "The proce
 
 def end_token_id(config: AMNSTextConfig) -> int:
     """The id at which a text encoder pools; in old CLIP configurations 2 stands for "the largest id"."""
-    return config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
+    end = config.eos_token_id
+    if not isinstance(end, int):
+        raise ValueError(f"A text encoder pools at one end token, the configuration names {end!r} as eos_token_id.")
+    return config.vocab_size - 1 if end == 2 else end
 
 
 def _read(checkpoint: str | Path, part: str, load: Callable[[], Part]) -> Part:

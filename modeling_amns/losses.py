@@ -2,19 +2,36 @@
 
 A matching loss takes one direction, `(logits [B, M], positives [B, M])`, and returns one value per row, float32 [B]
 (float64 stays float64). `matching_loss` normalises embeddings, builds both directions, gathers the columns of all
-processes and returns the training scalar. Torch only; nothing here knows a model.
+processes and returns the training scalar. `register_loss` gives a loss of your own a name for `loss_weights`. Torch
+only; nothing here knows a model.
 """
 
+import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from .gather import gather_columns
+
 WAF_WEIGHTINGS = ("plausible", "none")
+IDENTITY = "identity"
+
+MatchingLoss = Callable[..., Tensor]
+_Loss = TypeVar("_Loss", bound=MatchingLoss)
+
+
+def needs_temperature(fn: _Loss) -> _Loss:
+    """Marks a matching loss that `matching_loss` tells its temperature, by the keyword `temperature`.
+
+    Without the mark a parameter of that name is the loss's own affair and keeps its default.
+    """
+    fn.__dict__["needs_temperature"] = True
+    return fn
 
 
 def itc(logits: Tensor, positives: Tensor) -> Tensor:
@@ -94,13 +111,14 @@ def bsdm(logits: Tensor, positives: Tensor, inverse_weight: float = 1.0, eps: fl
     ```python
     >>> import torch
     >>> bsdm(torch.tensor([[4.0, 0.0], [0.0, 4.0]]), torch.eye(2, dtype=torch.bool))
-    tensor([0.2760, 0.2760])
+    tensor([0.2594, 0.2594])
 
     ```
     """
     return sdm(logits, positives, eps) + inverse_weight * inverse_sdm(logits, positives)
 
 
+@needs_temperature
 def tal(logits: Tensor, positives: Tensor, margin: float = 0.1, temperature: float = 0.02) -> Tensor:
     """Triplet alignment loss: a triplet loss whose hardest negative is softened to a log-sum-exp.
 
@@ -147,8 +165,7 @@ def waf(logits: Tensor, positives: Tensor, gamma: float = 2.0, weighting: str = 
     Source: AMNS (arXiv 2409.06385) for the idea; focal factor from Lin et al. (ICCV 2017, arXiv 1708.02002), equation
     4.
     """
-    if gamma != 0 and not gamma >= 1:
-        raise ValueError(f"waf: gamma must be 0 or at least 1 (its gradient is unbounded in between), found {gamma}.")
+    _check_gamma("waf", gamma)
     if weighting not in WAF_WEIGHTINGS:
         raise ValueError(f"waf: weighting must be one of {WAF_WEIGHTINGS}, found {weighting!r}.")
     logits = _checked(logits, positives)
@@ -168,6 +185,11 @@ def focal_factor(log_probability: Tensor, gamma: float) -> Tensor:
     return (-torch.expm1(log_probability)).clamp(min=0).pow(gamma)
 
 
+def _check_gamma(name: str, gamma: float) -> None:
+    if gamma != 0 and not gamma >= 1:
+        raise ValueError(f"{name}: gamma must be 0 or at least 1 (between, its gradient is unbounded), found {gamma}.")
+
+
 def identity_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor, gamma: float = 0.0) -> Tensor:
     """Cross-entropy over the training identities, averaged over image and text.
 
@@ -175,19 +197,22 @@ def identity_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor,
         image_logits: classifier scores of the images, float [B, identities].
         text_logits: classifier scores of the captions, float [B, identities].
         person_ids: int64 [B], 0-based and below the number of identities.
-        gamma: above 0, each term is multiplied by the focal factor (1 - p)^gamma, as in `waf`.
+        gamma: focal exponent, 0 or at least 1; above 0, each term is multiplied by (1 - p)^gamma, as in `waf`.
     Returns:
         scalar, float32, nats.
+    Raises:
+        ValueError: `gamma` is not valid.
     Source: dual-path identity loss (Zheng et al., arXiv 1711.05535), as used by IRRA.
     """
-    total = 0.0
+    _check_gamma(IDENTITY, gamma)
+    terms = []
     for logits in (image_logits, text_logits):
         log_p = _float(logits).log_softmax(dim=1).gather(1, person_ids[:, None])[:, 0]
-        total = total - (focal_factor(log_p, gamma) * log_p).mean()
-    return total / 2
+        terms.append(-(focal_factor(log_p, gamma) * log_p).mean())
+    return (terms[0] + terms[1]) / 2
 
 
-MATCHING_LOSSES: dict[str, Callable[..., Tensor]] = {
+MATCHING_LOSSES: dict[str, MatchingLoss] = {
     "itc": itc,
     "sdm": sdm,
     "inverse_sdm": inverse_sdm,
@@ -197,14 +222,96 @@ MATCHING_LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def loss_names() -> tuple[str, ...]:
+    """Names that `loss_weights` may use: the package's losses, those of `register_loss`, and `identity`."""
+    return (*MATCHING_LOSSES, IDENTITY)
+
+
+def register_loss(name: str, fn: MatchingLoss) -> None:
+    """Gives a matching loss of your own a name for `loss_weights` and `loss_options`, in each process that calls it.
+
+    Args:
+        name: used in options, log entries (`loss_<name>`) and reports.
+        fn: `(logits [B, M], positives [B, M], **options) -> [B]`; see `needs_temperature`.
+    Raises:
+        ValueError: the name is taken by another loss, or is no plain word; `fn` can't be called.
+
+    ```python
+    >>> import torch
+    >>> def hinge(logits, positives, margin=1.0):
+    ...     own = logits.masked_fill(~positives, float("inf")).amin(dim=1)
+    ...     return (margin + logits.masked_fill(positives, float("-inf")).amax(dim=1) - own).clamp(min=0)
+    >>> register_loss("hinge", hinge)
+    >>> check_options("hinge", {"margin": 0.5})
+
+    ```
+    """
+    if not callable(fn) or not name.isidentifier():
+        raise ValueError(f"A loss is a function under a plain word as its name, found {fn!r} as {name!r}.")
+    if name == IDENTITY or MATCHING_LOSSES.get(name, fn) is not fn:
+        raise ValueError(f"There is a loss {name!r} already; the names taken are {', '.join(loss_names())}.")
+    MATCHING_LOSSES[name] = fn
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Calls a loss once on three pairs with its options, so that a wrong one is known before training.
+
+    Raises:
+        ValueError: there is no such loss or option, a value is not valid, or the result is not.
+    """
+    if name not in loss_names():
+        raise ValueError(f"There is no loss {name!r}; the losses are {', '.join(loss_names())}.")
+    fn = identity_loss if name == IDENTITY else MATCHING_LOSSES[name]
+    known = _option_names(fn, given=3 if name == IDENTITY else 2)
+    there_are = f"Its options are {', '.join(known) or 'none'}." if known is not None else ""
+    unknown = sorted(set(options) - set(known)) if known is not None else []
+    if unknown:
+        raise ValueError(f"The loss {name} has no option {', '.join(map(repr, unknown))}. {there_are}")
+    logits = torch.tensor([[3.0, 0.5, -1.0], [0.0, 2.0, 0.5], [-2.0, 1.0, 2.5]], requires_grad=True)
+    try:
+        if name == IDENTITY:
+            values = identity_loss(logits, logits.T, torch.arange(3), **options)[None]
+        else:
+            values = fn(logits, torch.eye(3, dtype=torch.bool), **_with_temperature(fn, options, 0.5))
+    # Whatever a loss raises of its options, of the user's own losses too.
+    except Exception as error:
+        raise ValueError(f"The loss {name} can't be computed with {dict(options)}: {error} {there_are}") from error
+    rows = 1 if name == IDENTITY else 3
+    whole = isinstance(values, Tensor) and values.shape == (rows,) and bool(values.isfinite().all())
+    if not whole or not values.requires_grad:
+        raise ValueError(
+            f"The loss {name} with {dict(options)} must give a finite number with a gradient for each of {rows} rows, "
+            f"found {values!r}. {there_are}"
+        )
+
+
+def _option_names(fn: MatchingLoss, given: int) -> tuple[str, ...] | None:
+    """Keywords that a loss takes besides its tensors; `None` where it takes any."""
+    parameters = list(inspect.signature(fn).parameters.values())
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return tuple(parameter.name for parameter in parameters[given:] if parameter.kind is not parameter.VAR_POSITIONAL)
+
+
+def _with_temperature(fn: MatchingLoss, options: Mapping[str, Any], temperature: float) -> dict[str, Any]:
+    """The options of a loss with the temperature, if it is marked and was not told one."""
+    told = dict(options)
+    while isinstance(fn, functools.partial):
+        told = {**fn.keywords, **told}
+        fn = fn.func
+    if getattr(fn, "needs_temperature", False):
+        told.setdefault("temperature", temperature)
+    return told
+
+
 def matching_loss(
-    fn: Callable[..., Tensor],
+    fn: MatchingLoss,
     image_embeds: Tensor,
     text_embeds: Tensor,
     person_ids: Tensor,
     temperature: float = 0.02,
     gather: bool = False,
-    **options,
+    **options: Any,
 ) -> Tensor:
     """A matching loss of both directions: mean over the rows of this process, summed over image-text and text-image.
 
@@ -212,7 +319,7 @@ def matching_loss(
     of the processes' losses, and under DDP the mean of their gradients, then equals one process with the whole batch.
 
     Args:
-        fn: one of this module's matching losses.
+        fn: one of this module's matching losses, or one of your own; see `needs_temperature`.
         image_embeds: float [B, D], need not be normalised.
         text_embeds: float [B, D], row i captions image i.
         person_ids: int64 [B].
@@ -231,8 +338,7 @@ def matching_loss(
             f"Expected image_embeds and text_embeds of one shape [B, D] and person_ids [B], found "
             f"{tuple(image_embeds.shape)}, {tuple(text_embeds.shape)} and {tuple(person_ids.shape)}."
         )
-    if "temperature" in inspect.signature(fn).parameters:
-        options.setdefault("temperature", temperature)
+    options = _with_temperature(fn, options, temperature)
     with torch.autocast(image_embeds.device.type, enabled=False):
         images = F.normalize(_float(image_embeds), dim=1)
         texts = F.normalize(_float(text_embeds), dim=1)
@@ -243,34 +349,6 @@ def matching_loss(
         image_to_text = fn(images @ all_texts.T / temperature, positives, **options)
         text_to_image = fn(texts @ all_images.T / temperature, positives, **options)
         return image_to_text.mean() + text_to_image.mean()
-
-
-def gather_columns(rows: Tensor) -> Tensor:
-    """The rows of all processes, this process's first, with gradient; [B, ...] becomes [processes * B, ...].
-
-    Every process must bring the same number of rows. Without an initialised process group it returns its input.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return rows
-    gathered = _GatherWithGradient.apply(rows)
-    return gathered.roll(-dist.get_rank() * len(rows), dims=0)
-
-
-class _GatherWithGradient(torch.autograd.Function):
-    """All-gather along dimension 0; backward sums each process's gradient of the rows that came from here."""
-
-    @staticmethod
-    def forward(ctx, rows: Tensor) -> Tensor:
-        ctx.rows = len(rows)
-        gathered = rows.new_empty(dist.get_world_size() * len(rows), *rows.shape[1:])
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
-        return gathered
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        own = gradient.new_empty(ctx.rows, *gradient.shape[1:])
-        dist.reduce_scatter_tensor(own, gradient.contiguous())
-        return own
 
 
 def _float(values: Tensor) -> Tensor:
@@ -299,15 +377,21 @@ def _checked(logits: Tensor, positives: Tensor) -> Tensor:
 
 
 __all__ = [
+    "IDENTITY",
     "MATCHING_LOSSES",
     "WAF_WEIGHTINGS",
+    "MatchingLoss",
     "bsdm",
+    "check_options",
     "focal_factor",
     "gather_columns",
     "identity_loss",
     "inverse_sdm",
     "itc",
+    "loss_names",
     "matching_loss",
+    "needs_temperature",
+    "register_loss",
     "sdm",
     "tal",
     "waf",

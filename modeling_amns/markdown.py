@@ -1,6 +1,14 @@
 """Markdown: the one maker of tables, and text of others that must not become markup."""
 
+import re
 from collections.abc import Iterable, Sequence
+
+# What makes markup inside a line; an underscore does it at the edge of a word only.
+_INLINE = re.compile(r"[\\`*\[\]|!~$]|(?<![^\W_])_|_(?![^\W_])")
+# What makes a heading, a list or a rule at the start of one.
+_START = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[#+=-]))")
+# A bar before which the backslashes pair up, so that none of them escapes it.
+_BAR = re.compile(r"(?<!\\)((?:\\\\)*)\|")
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], texts: int = 1) -> str:
@@ -25,7 +33,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], text
 
 
 def plain(text: object) -> str:
-    """Text of others as it reads: no tag, link, picture, code or new line comes of it.
+    """Text of others as it reads: no tag, link, picture, code, heading, list or new line comes of it.
+
+    Control characters, and those that turn the direction of writing, are left out.
 
     ```python
     >>> print(plain("<b>a|b</b>"))
@@ -33,17 +43,22 @@ def plain(text: object) -> str:
 
     ```
     """
-    escaped = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{character}" if character in "\\`*[]|!" else character for character in escaped)
+    escaped = _line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _START.sub(r"\1\\", _INLINE.sub(r"\\\g<0>", escaped))
 
 
 def code(text: object) -> str:
     """Text as a code span."""
-    return f"`{' '.join(str(text).split()).replace('`', chr(39))}`"
+    return f"`{_line(text).replace('`', chr(39))}`"
 
 
 def _cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
+    # Text that was made plain has its bars escaped: once more would undo it.
+    return _BAR.sub(r"\1\\|", _line(text))
+
+
+def _line(text: object) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)).split())
 
 
 __all__ = ["code", "markdown_table", "plain"]

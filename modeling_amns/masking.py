@@ -1,16 +1,20 @@
 """AWM, the attention-weighted selective mask: which patches the student sees. Torch only."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from .protocols import ImageTower
 
 MASK_SCORES = ("attention", "attention_last", "text", "random")
 
 
 def select_patches(scores: Tensor, keep_ratio: float, grid: tuple[int, int] | None = None, block: int = 1) -> Tensor:
-    """The best `ceil(keep_ratio * L)` patches of each image, in their original order.
+    """The best `ceil(keep_ratio * L)` patches of each image, at least one, in their original order.
 
     Args:
         scores: one number per patch, float [B, L]; higher is kept first, ties go to the earlier patch.
@@ -46,14 +50,14 @@ def select_patches(scores: Tensor, keep_ratio: float, grid: tuple[int, int] | No
         spread = pooled.repeat_interleave(block, 2).repeat_interleave(block, 3)
         scores = spread[:, 0, : grid[0], : grid[1]].flatten(1)
     # The tiny allowance keeps ceil(0.7 * 10) at 7 although 0.7 * 10 is 7.000000000000001 in binary.
-    kept = min(patches, math.ceil(keep_ratio * patches - 1e-9))
+    kept = min(patches, max(1, math.ceil(keep_ratio * patches - 1e-9)))
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :kept].sort(dim=1).values
 
 
 @torch.no_grad()
 def patch_scores(
     kind: str,
-    teacher: nn.Module,
+    teacher: "ImageTower",
     pixel_values: Tensor,
     text_embeds: Tensor | None = None,
     last_layers: int = 1,
@@ -65,7 +69,7 @@ def patch_scores(
         kind: "attention": CLS row of the attention, averaged over heads and all layers (A-CLIP, ICCV 2023);
             "attention_last": the same over `last_layers`; "text": cosine of each projected patch with the caption's
             embedding; "random": uniform noise, the control.
-        teacher: an `ImageTeacher` (or anything with its `cls_attention` and `patch_embeds`).
+        teacher: an `ImageTeacher`, or any other `ImageTower`.
         pixel_values: normalised images, float [B, 3, height, width].
         text_embeds: captions' embeddings, float [B, D]; for "text".
         last_layers: for "attention_last".

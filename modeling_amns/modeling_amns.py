@@ -4,35 +4,32 @@ Method: AMNS (arXiv 2409.06385). Parameter names are those of transformers' `CLI
 into the other at the same position grid.
 """
 
-import copy
 import importlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextModel
-from transformers import initialization as init
+from transformers import CLIPModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
     CLIPOutput,
     CLIPPreTrainedModel,
-    CLIPTextEmbeddings,
     image_text_contrastive_loss,
 )
-from transformers.utils import ModelOutput, logging
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
-from .vision_amns import AMNSVisionModel, resize_positions
+from .configuration_amns import AMNSConfig, as_config
+from .pretrained_amns import LoadsItsGrid
+from .text_amns import AMNSTextModel
+from .vision_amns import AMNSImageTower, AMNSVisionModel
 
 logger = logging.get_logger(__name__)
-
-# What `from_pretrained` needs to find a file, as opposed to what it does with the weights.
-_LOCATION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 @dataclass
@@ -59,15 +56,26 @@ class AMNSPersonRetrievalOutput(ModelOutput):
         text_embeds: L2-normalised text embeddings, float [B, projection_dim].
         image_identity_logits: scores of the training identities, float [B, num_identities]; `None` without classifier.
         text_identity_logits: the same from the text, float [B, num_identities]; `None` without classifier.
+        loss, logits_per_image, logits_per_text, text_model_output, vision_model_output: as in `AMNSOutput`; only with
+            `return_loss`, `output_hidden_states` or `output_attentions`.
     """
 
     image_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
     image_identity_logits: Tensor | None = None
     text_identity_logits: Tensor | None = None
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """As `CLIPOutput`: the outputs of the encoders become tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-class AMNSPreTrainedModel(CLIPPreTrainedModel):
+class AMNSPreTrainedModel(LoadsItsGrid, CLIPPreTrainedModel):
     """Loading, saving and initialisation shared by the AMNS models."""
 
     config: AMNSConfig
@@ -75,101 +83,57 @@ class AMNSPreTrainedModel(CLIPPreTrainedModel):
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "AMNSVisionEmbeddings"]
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, IdentityClassifier):
             module.reset_parameters()
             return
         super()._init_weights(module)
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
         """As `PreTrainedModel`; the Auto classes of the folder give the dual encoder, with the package or without."""
-        if kwargs.get("is_main_process", True):
+        if is_main_process:
             os.makedirs(save_directory, exist_ok=True)
-            custom_object_save(getattr(self, self.base_model_prefix, self), save_directory, config=self.config)
+            config: Any = self.config
+            custom_object_save(getattr(self, self.base_model_prefix, self), save_directory, config=config)
             # Of the pipeline that cards name; `register_for_auto_class` takes one Auto class for each of ours.
-            self.config.auto_map["AutoModelForZeroShotImageClassification"] = self.config.auto_map["AutoModel"]
-        super().save_pretrained(save_directory, **kwargs)
+            config.auto_map["AutoModelForZeroShotImageClassification"] = config.auto_map["AutoModel"]
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
-    def push_to_hub(self, repo_id, **kwargs):
+    def _get_files_timestamps(self, working_dir: str | os.PathLike) -> dict[str, float]:
+        # transformers uploads what changed since; the code was copied a moment before.
+        found = super()._get_files_timestamps(working_dir)
+        return {name: changed for name, changed in found.items() if not name.endswith("_amns.py")}
+
+    # transformers' is an object of `functools.wraps`, whose type no method has.
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> object:  # type: ignore[override]
         """As `PreTrainedModel`; with the package installed the card is the package's, which has no figures here: those
         of a run are pushed by its trainer or by `modeling_amns.hub.push_checkpoint`."""
         try:
             # By name: this file is copied beside weights and must not need the rest of the package there.
             repository = importlib.import_module("modeling_amns.repository")
         except ModuleNotFoundError:
-            return super().push_to_hub(repo_id, **kwargs)
-        return repository.push_model(self, repo_id, **kwargs)
+            return super().push_to_hub(*args, **kwargs)
+        return repository.push_model(self, *args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
-        """Loads an AMNS or CLIP checkpoint (folder or Hub id), safetensors first.
+    def _as_stored(cls, config: PreTrainedConfig, stored: PreTrainedConfig) -> PreTrainedConfig:
+        if isinstance(config, AMNSConfig) and isinstance(stored, AMNSConfig):
+            config.num_identities = stored.num_identities or config.num_identities
+        return super()._as_stored(config, stored)
 
-        The weights are read at the checkpoint's own position grid; where the configuration asks for another one
-        (`image_size=[height, width]`, `stride=...` or a `config`), the position embeddings are then resized once
-        (`position_interpolation`). A classifier over another number of identities starts anew.
-
-        Raises:
-            ValueError: the checkpoint is of another model type, holds adapters without their model, or its patch size
-                differs from the configuration's.
-        """
-        if pretrained_model_name_or_path is None:
-            return super().from_pretrained(None, *model_args, config=config, **kwargs)
-        folder = Path(pretrained_model_name_or_path)
-        if (folder / "adapter_config.json").is_file() and not any(folder.glob("model*.safetensors")):
-            raise ValueError(
-                f"{folder} holds LoRA adapters, no model. Put them onto the model that they were trained on with "
-                "modeling_amns.adapters.load_adapter; the output_dir of a run with use_peft holds both, merged."
-            )
-        location = {key: kwargs[key] for key in _LOCATION_ARGUMENTS if key in kwargs}
-        if not isinstance(config, PreTrainedConfig):
-            config, kwargs = AMNSConfig.from_pretrained(
-                config or pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs
-            )
-            kwargs = {**kwargs, **location}
-        stored = AMNSConfig.from_pretrained(pretrained_model_name_or_path, **location)
-        stored_vision, vision = stored.vision_config, config.vision_config
-        if stored_vision.patch_size != vision.patch_size:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} has patches of {stored_vision.patch_size} pixels, the configuration "
-                f"asks for {vision.patch_size}. Position grids can be resized, patches can't: set "
-                f"patch_size={stored_vision.patch_size} and choose image_size or stride."
-            )
-        load_config = copy.deepcopy(config)
-        load_config.vision_config.image_size = stored_vision.image_size
-        load_config.vision_config.stride = stored_vision.stride
-        load_config.num_identities = stored.num_identities or config.num_identities
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=load_config, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.resize_grid(vision.image_size, vision.stride)
-        model.resize_identities(config.num_identities)
-        return loaded
-
-    def resize_grid(self, image_size: list[int] | tuple[int, int], stride: int | None = None) -> None:
-        """Fits the model to images of another size by resizing the position embeddings, in place.
-
-        Args:
-            image_size: height and width in pixels.
-            stride: step between patches in pixels; `None` means the patch size.
-        """
-        old = self.config.vision_config
-        new = AMNSVisionConfig(**{**old.to_dict(), "image_size": list(image_size), "stride": stride})
-        embeddings = self.base_model.vision_model.embeddings
-        if new.grid_size != old.grid_size:
-            logger.warning(
-                f"Position embeddings resized from a grid of {old.grid_size} to {new.grid_size} "
-                f"({new.position_interpolation})."
-            )
-            weight = embeddings.position_embedding.weight
-            weight = resize_positions(weight.data, old.grid_size, new.grid_size, new.position_interpolation)
-            embeddings.position_embedding = nn.Embedding.from_pretrained(weight.contiguous(), freeze=False)
-            embeddings.num_patches = len(weight) - 1
-            embeddings.num_positions = len(weight)
-            embeddings.position_ids = torch.arange(len(weight), device=weight.device).expand((1, -1))
-        # One configuration object is shared by the model, the encoder and its embeddings; all see the new size.
-        old.image_size, old.stride = new.image_size, new.stride
-        embeddings.image_size = new.image_size
-        step = (new.stride or new.patch_size,) * 2
-        embeddings.patch_embedding.stride = step
+    def _become(self, config: PreTrainedConfig, info: dict[str, Any]) -> None:
+        super()._become(config, info)
+        before = _classifier_shapes(self)
+        if isinstance(config, AMNSConfig):
+            self.resize_identities(config.num_identities)
+        after = _classifier_shapes(self)
+        if info and before != after:
+            # Left out of the checkpoint, as its shape is another, and so missing from the model.
+            info["missing_keys"] |= after.keys()
+            info["unexpected_keys"] |= before.keys() - after.keys()
+            info["mismatched_keys"] |= {(name, before[name], after[name]) for name in before.keys() & after.keys()}
 
     def resize_identities(self, num_identities: int) -> None:
         """Sets how many training identities the classifier tells apart; `AMNSModel` has none and only notes it."""
@@ -194,7 +158,11 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
 
     _keys_to_ignore_on_load_unexpected = [r"classifier\..*"]
 
+    vision_model: AMNSVisionModel
+    text_model: AMNSTextModel
+
     def __init__(self, config: AMNSConfig):
+        config = as_config(config, AMNSConfig)
         CLIPPreTrainedModel.__init__(self, config)
         self.projection_dim = config.projection_dim
         self.text_embed_dim = config.text_config.hidden_size
@@ -206,13 +174,27 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
 
+    @property
+    def embedding_dim(self) -> int:
+        """Size of the shared space."""
+        return self.config.projection_dim
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of the patches."""
+        return self.config.vision_config.grid_size
+
+    def image_tower(self) -> AMNSImageTower:
+        """Image encoder and projection as one module, shared and not copied: what a teacher averages."""
+        return AMNSImageTower(self.vision_model, self.visual_projection)
+
     @can_return_tuple
     def get_image_features(
         self,
         pixel_values: Tensor,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = False,
         keep_indices: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Image embeddings, not normalised, in `pooler_output` [B, projection_dim]; arguments as `AMNSVisionModel`."""
         outputs = self.vision_model(
@@ -240,9 +222,9 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         return_loss: bool | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = False,
         keep_indices: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AMNSOutput:
         """Embeds images and texts and compares them all; arguments and output as `CLIPModel`, plus `keep_indices`.
 
@@ -267,31 +249,19 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
                 input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
             )
             text_embeds = nn.functional.normalize(text.pooler_output, dim=-1)
-        if vision is not None and text is not None:
-            logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device) * self.logit_scale.exp()
+        if image_embeds is not None and text_embeds is not None:
+            logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device)
+            logits_per_text = logits_per_text * self.logit_scale.exp().to(text_embeds.device)
         return AMNSOutput(
-            loss=image_text_contrastive_loss(logits_per_text) if return_loss else None,
+            loss=image_text_contrastive_loss(logits_per_text) if return_loss and logits_per_text is not None else None,
             logits_per_image=None if logits_per_text is None else logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
-            text_model_output=text,
-            vision_model_output=vision,
+            # CLIPOutput knows no missing half.
+            text_model_output=cast(BaseModelOutputWithPooling, text),
+            vision_model_output=cast(BaseModelOutputWithPooling, vision),
         )
-
-
-class AMNSTextModel(CLIPTextModel):
-    """Text encoder: transformers' CLIP text transformer."""
-
-    config: AMNSTextConfig
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, CLIPTextEmbeddings):
-            # CLIP starts words as weak as positions (0.02), and the first layer's output, some ten times stronger,
-            # drowns both: a small model then takes epochs to learn which words stand in a caption.
-            init.normal_(module.token_embedding.weight, std=0.2 * self.config.initializer_factor)
 
 
 class AMNSForPersonRetrieval(AMNSPreTrainedModel):
@@ -303,6 +273,7 @@ class AMNSForPersonRetrieval(AMNSPreTrainedModel):
     """
 
     def __init__(self, config: AMNSConfig):
+        config = as_config(config, AMNSConfig)
         super().__init__(config)
         self.amns = AMNSModel(config)
         self.classifier = _classifier(config)
@@ -320,7 +291,8 @@ class AMNSForPersonRetrieval(AMNSPreTrainedModel):
                 f"The checkpoint's classifier tells {old.out_features} identities apart, {num_identities} are asked "
                 "for: it is left out and starts anew."
             )
-        self.to(self.device, self.dtype)
+        if self.classifier is not None:
+            self.classifier.to(self.device, self.dtype)
 
     @can_return_tuple
     def forward(
@@ -328,8 +300,11 @@ class AMNSForPersonRetrieval(AMNSPreTrainedModel):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool | None = False,
         keep_indices: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AMNSPersonRetrievalOutput:
         """Embeds pairs and classifies both halves; arguments as `AMNSModel.forward`, both halves needed."""
         if pixel_values is None or input_ids is None:
@@ -340,18 +315,30 @@ class AMNSForPersonRetrieval(AMNSPreTrainedModel):
             input_ids=input_ids,
             pixel_values=pixel_values,
             attention_mask=attention_mask,
+            position_ids=position_ids,
+            return_loss=return_loss,
+            interpolate_pos_encoding=interpolate_pos_encoding,
             keep_indices=keep_indices,
+            return_dict=True,
             **kwargs,
         )
+        vision, text = outputs.vision_model_output, outputs.text_model_output
         image_logits = text_logits = None
         if self.classifier is not None:
-            image_logits = self.classifier(outputs.vision_model_output.pooler_output)
-            text_logits = self.classifier(outputs.text_model_output.pooler_output)
+            image_logits = self.classifier(vision.pooler_output)
+            text_logits = self.classifier(text.pooler_output)
+        # Training keeps and joins whatever a step returns: no more than its losses need, unless more is asked for.
+        whole = return_loss or vision.hidden_states is not None or vision.attentions is not None
         return AMNSPersonRetrievalOutput(
             image_embeds=outputs.image_embeds,
             text_embeds=outputs.text_embeds,
             image_identity_logits=image_logits,
             text_identity_logits=text_logits,
+            loss=outputs.loss,
+            logits_per_image=outputs.logits_per_image if whole else None,
+            logits_per_text=outputs.logits_per_text if whole else None,
+            text_model_output=text if whole else None,
+            vision_model_output=vision if whole else None,
         )
 
 
@@ -363,6 +350,10 @@ class IdentityClassifier(nn.Linear):
         """Small normal weights (standard deviation 0.001), zero bias."""
         nn.init.normal_(self.weight, std=0.001)
         nn.init.zeros_(self.bias)
+
+
+def _classifier_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if name.startswith("classifier.")}
 
 
 def _classifier(config: AMNSConfig) -> IdentityClassifier | None:

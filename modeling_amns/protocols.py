@@ -4,7 +4,7 @@ Trainer, teacher, embedding and export know these and no class; another family o
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -32,7 +32,7 @@ class Embedder(Protocol):
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> BaseModelOutputWithPooling:
         """Tokens and their mask, int64 [B, T]; embeddings in `pooler_output` [B, D], any length."""
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> object:
         """As `nn.Module.train`."""
 
 

@@ -2,15 +2,17 @@
 
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, cast
 
+from accelerate.utils import is_peft_model
 from huggingface_hub import CommitInfo
 from huggingface_hub.errors import HTTPError
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from .adapters import has_adapters
 from .cards import PICTURES, model_card
 from .hub import push_checkpoint
 from .repository import client, refuse_public
@@ -19,7 +21,7 @@ from .training_args import AMNSTrainingArguments
 logger = logging.get_logger(__name__)
 
 
-def refuse_unfit_pushes(model: PreTrainedModel, args: AMNSTrainingArguments) -> None:
+def refuse_unfit_pushes(model: nn.Module, args: AMNSTrainingArguments) -> None:
     """Asked before a trainer makes the repository.
 
     Raises:
@@ -29,15 +31,18 @@ def refuse_unfit_pushes(model: PreTrainedModel, args: AMNSTrainingArguments) -> 
         return
     if args.hub_strategy != HubStrategy.EVERY_SAVE:
         raise ValueError(
-            f"hub_strategy {args.hub_strategy.value} would upload optimizer and teacher; choose every_save or end."
+            f"hub_strategy {HubStrategy(args.hub_strategy).value} would upload optimizer and teacher; choose "
+            "every_save or end."
         )
-    if has_adapters(model):
+    if is_peft_model(model):
         raise ValueError("Adapters are merged when a run ends: use hub_strategy end with use_peft.")
 
 
-class PushesCheckpoints:
-    """Trainer whose pushes upload what `push_checkpoint` does, at the end or, with `hub_strategy="every_save"`, with
-    each checkpoint while training goes on."""
+class PushesCheckpoints(Trainer):
+    """A `Trainer` whose pushes upload what `push_checkpoint` does, at the end or, with `hub_strategy="every_save"`,
+    with each checkpoint while training goes on."""
+
+    args: AMNSTrainingArguments
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As `Trainer`.
@@ -55,10 +60,19 @@ class PushesCheckpoints:
             self.args.hub_private_repo = private
         super().init_hf_repo(token=token)
         if self.args.hub_private_repo:
-            refuse_public(api, self.hub_model_id)
+            refuse_public(api, cast(str, self.hub_model_id))
 
     def create_model_card(
-        self, license: str | None = None, tags: str | list[str] | None = None, model_name: str | None = None, **kwargs
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
     ) -> None:
         """Writes the card of `output_dir` as `README.md` there.
 
@@ -66,16 +80,28 @@ class PushesCheckpoints:
             license: of the weights; default `hub_license`.
             tags: besides the package's own.
             model_name: title, where no `hub_model_id` gives one.
-            kwargs: what else `Trainer.create_model_card` takes; here it comes from the run.
+            language: the captions that the package reads are English, "en".
+            finetuned_from, tasks, dataset_tags, dataset, dataset_args: must stay out; what the card says of them comes
+                from the run.
+        Raises:
+            ValueError: one of these is given, or another language.
         """
+        _refuse_for_card(
+            language=None if language == "en" else language,
+            finetuned_from=finetuned_from,
+            tasks=tasks,
+            dataset_tags=dataset_tags,
+            dataset=dataset,
+            dataset_args=dataset_args,
+        )
         if self.is_world_process_zero():
-            folder = Path(self.args.output_dir)
+            folder = Path(str(self.args.output_dir))
             name = self.hub_model_id or self.args.hub_model_id or model_name or folder.name
             pictures = [picture for picture in PICTURES if (folder / picture).is_file()]
             card = model_card(folder, name, license or self.args.hub_license, pictures, tags=tags)
             card.save(folder / "README.md")
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
@@ -84,15 +110,19 @@ class PushesCheckpoints:
         private: bool | None = None,
         license: str | None = None,
         tags: str | list[str] | None = None,
-        **kwargs,
+        model_name: str | None = None,
+        **kwargs: object,
     ) -> CommitInfo | Future[CommitInfo] | None:
         """Saves the model and pushes it with its card to `hub_model_id`; arguments as `Trainer.push_to_hub`, of those
-        for the card as `create_model_card`.
+        for the card as `create_model_card`. `model_name` gives way to `hub_model_id`, as there.
 
         Returns:
             on the main process the commit, or with `blocking=False` its future.
+        Raises:
+            ValueError: the model has adapters that are not merged, or an argument means nothing here.
         """
-        if has_adapters(self.accelerator.unwrap_model(self.model)):
+        _refuse_for_card(**kwargs)
+        if is_peft_model(self.accelerator.unwrap_model(self.model)):
             raise ValueError("The model has adapters: merge them first with modeling_amns.adapters.save_final.")
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token or self.args.hub_token
@@ -105,12 +135,12 @@ class PushesCheckpoints:
         self.save_state()
         self._finish_current_push()
         return push_checkpoint(
-            self.args.output_dir,
-            self.hub_model_id,
+            str(self.args.output_dir),
+            cast(str, self.hub_model_id),
             private=private,
             token=token,
             revision=revision or self.args.hub_revision,
-            commit_message=commit_message,
+            commit_message=commit_message or "End of training",
             license=license or self.args.hub_license,
             tags=tags,
             run_as_future=not blocking,
@@ -119,15 +149,16 @@ class PushesCheckpoints:
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
-        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        earlier: PushInProgress | None = self.push_in_progress
+        busy = earlier is not None and not earlier.is_done()
         if busy and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         step = self.state.global_step
         try:
-            upload = push_checkpoint(
+            pushed = push_checkpoint(
                 checkpoint_folder,
-                self.hub_model_id,
+                cast(str, self.hub_model_id),
                 token=self.args.hub_token,
                 revision=self.args.hub_revision,
                 commit_message=f"Training in progress, step {step}",
@@ -138,14 +169,26 @@ class PushesCheckpoints:
         except (OSError, ValueError, HTTPError) as error:
             logger.warning(f"Step {step} was not pushed, training goes on: {error}")
             return
+        upload = cast("Future[CommitInfo]", pushed)
         upload.add_done_callback(lambda done: _warn_if_failed(done, step))
-        if busy:
-            self.push_in_progress.jobs.append(upload)
+        if earlier is not None and busy:
+            cast(list, earlier.jobs).append(upload)
         else:
-            self.push_in_progress = PushInProgress([upload])
+            # Typed as None where `Trainer` makes it.
+            self.push_in_progress = cast(Any, PushInProgress(cast(Any, [upload])))
 
 
-def _warn_if_failed(upload: Future, step: int) -> None:
+def _refuse_for_card(**given: object) -> None:
+    """A ValueError for what `Trainer` would put into its card and ours has from the run, or for a misspelt name."""
+    unused = [name for name, value in given.items() if value is not None]
+    if unused:
+        raise ValueError(
+            f"{', '.join(unused)} can't be given: the card takes what it says from the run. license, tags and "
+            "model_name can."
+        )
+
+
+def _warn_if_failed(upload: "Future[CommitInfo]", step: int) -> None:
     if upload.exception() is not None:
         logger.warning(f"Step {step} was not pushed, training goes on: {upload.exception()}")
 

@@ -1,54 +1,110 @@
-"""Registers model type `amns` with transformers' Auto classes, without importing models and processors yet.
+"""Registers AMNS with transformers' Auto classes, without importing models and processors yet.
 
 What a model or processor of transformers builds on takes two thirds of the time of an import. The Auto classes are
-therefore given stand-ins, which import the class when something of it is used.
+therefore given stand-ins, which import the class when something of it is used, and the slowest of their own modules
+are told once somebody imports them.
 """
 
 import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
-import wrapt
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
+from transformers.configuration_utils import PreTrainedConfig
 
-from .configuration_amns import AMNSConfig
+from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
+
+# Auto class, configuration, our module, our class.
+MODELS = (
+    (AutoModel, AMNSConfig, "modeling_amns", "AMNSModel"),
+    (AutoModel, AMNSVisionConfig, "vision_amns", "AMNSVisionModel"),
+    (AutoModel, AMNSTextConfig, "text_amns", "AMNSTextModel"),
+    (AutoModelForZeroShotImageClassification, AMNSConfig, "modeling_amns", "AMNSModel"),
+)
+# Module of transformers that is slow to import itself, its mapping, our module, our class.
+PROCESSORS = (
+    ("processing_auto", "PROCESSOR_MAPPING", "processing_amns", "AMNSProcessor"),
+    ("image_processing_auto", "IMAGE_PROCESSOR_MAPPING", "processing_amns", "AMNSImageProcessor"),
+)
 
 
 class _StandIn(type):
     """Type of a class that stands for another: calls, instances and whatever it lacks are the other's."""
 
+    _target: tuple[str, str]
+
     @property
     def _real(cls) -> type:
         module, name = cls._target
-        return getattr(importlib.import_module(module, __package__), name)
+        return getattr(importlib.import_module(f".{module}", __package__), name)
 
-    def __getattr__(cls, name: str):
+    def __getattr__(cls, name: str) -> object:
         return getattr(cls._real, name)
 
-    def __call__(cls, *args, **kwargs):
+    def __call__(cls, *args: Any, **kwargs: Any) -> object:
         return cls._real(*args, **kwargs)
 
-    def __instancecheck__(cls, instance) -> bool:
+    def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, cls._real)
 
-    def __subclasscheck__(cls, subclass) -> bool:
+    def __subclasscheck__(cls, subclass: type) -> bool:
         return issubclass(subclass, cls._real)
 
 
-def _stand_in(module: str, name: str) -> type:
+class _WhenImported(MetaPathFinder):
+    """Finds nothing itself; calls back once a module is imported, or now if it is."""
+
+    def __init__(self, name: str, callback: Callable[[ModuleType], None]):
+        self.name, self.callback = name, callback
+        if name in sys.modules:
+            callback(sys.modules[name])
+        else:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self.callback(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def _stand_in(config: type[PreTrainedConfig], module: str, name: str) -> type:
     # Auto classes ask for `config_class` when a class is registered, and for `__name__` when it is looked for.
-    return _StandIn(name, (), {"_target": (module, name), "config_class": AMNSConfig, "__module__": __package__})
+    return _StandIn(name, (), {"_target": (module, name), "config_class": config, "__module__": __package__})
 
 
 def register() -> None:
     """Called once, when the package is imported."""
-    model = _stand_in(".modeling_amns", "AMNSModel")
-    processor = _stand_in(".processing_amns", "AMNSProcessor")
-    AutoConfig.register("amns", AMNSConfig)
-    AutoModel.register(AMNSConfig, model)
-    AutoModelForZeroShotImageClassification.register(AMNSConfig, model)
-    # The module of AutoProcessor is slow to import itself.
-    wrapt.register_post_import_hook(
-        lambda module: module.AutoProcessor.register(AMNSConfig, processor), "transformers.models.auto.processing_auto"
-    )
+    for config in (AMNSConfig, AMNSVisionConfig, AMNSTextConfig):
+        AutoConfig.register(config.model_type, config)
+    for auto, config, module, name in MODELS:
+        auto.register(config, _stand_in(config, module, name))
+    for slow, mapping, module, name in PROCESSORS:
+        stand_in: Any = _stand_in(AMNSConfig, module, name)
+        if mapping == "IMAGE_PROCESSOR_MAPPING":
+            stand_in = {"pil": stand_in, "torchvision": stand_in}
+
+        # Into the mapping itself: `AutoImageProcessor.register` asks for the class's bases.
+        def add(loaded: ModuleType, mapping: str = mapping, value: object = stand_in) -> None:
+            getattr(loaded, mapping).register(AMNSConfig, value)
+
+        _WhenImported(f"transformers.models.auto.{slow}", add)
 
 
 __all__ = ["register"]

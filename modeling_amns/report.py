@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -22,6 +21,7 @@ METRICS = {"rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mAP": "mA
 NOT_MEASURED, NOT_STATED = "not measured", "not stated"
 FROM_SCRATCH = "from scratch"
 SYNTHETIC = "synthetic-pedes"
+_LIMIT = 1e15
 
 
 @dataclass(frozen=True)
@@ -163,14 +163,19 @@ class RunReport:
             value = content.pop(name, None)
             if value is None:
                 continue
-            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                raise ValueError(f"{file}: {name} must be a JSON {missing}, found {value!r}; train anew.")
+            wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+            if wrong or (isinstance(value, int | float) and not isinstance(value, bool) and not is_number(value)):
+                raise ValueError(f"{file}: {name} must be a JSON {missing}, found {_shown(value)}; train anew.")
             known[name] = value
         for name in ("best", "last"):
             numbers = {
                 key: value for key, value in known.get(name, {}).items() if key in _FIGURES and is_number(value)
             }
             known[name] = EpochFigures(**numbers)
+        for name, count in known.get("dropped_pairs", {}).items():
+            if not isinstance(count, int) or not is_number(count):
+                found = f"found {_shown(count)} for {_shown(name)}; train anew."
+                raise ValueError(f"{file}: dropped_pairs must be numbers of pairs by split, {found}")
         return cls(**known, more=content)
 
     def belongs_to(self, weights: str | Path) -> bool:
@@ -233,7 +238,8 @@ def read_object(file: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    # A RecursionError where brackets are nested without end.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON ({error}); remove it or write it anew by training.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a JSON object, found {type(content).__name__}; remove it or train anew.")
@@ -241,8 +247,14 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a JSON value is a finite number of up to 15 digits before its point, and no truth value."""
+    # JSON knows whole numbers that no float holds, and nothing that a run measures is as large.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LIMIT
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def format_number(value: object, pattern: str) -> str:

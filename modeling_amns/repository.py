@@ -38,7 +38,7 @@ def push_model(
     pushed by itself, stays. Arguments, result and errors of the client are those of `PreTrainedModel.push_to_hub`;
     `private=True` refuses a repository that is public.
     """
-    api = client(None if token is True else token)
+    api = client(token if isinstance(token, str) else None)
     repo_id = make_repository(api, repo_id, private, None if create_pr else revision)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)

@@ -1,36 +1,45 @@
 """`AMNSTrainer`: transformers' `Trainer` with the AMNS losses, the mask and its teacher, and retrieval evaluation."""
 
-import time
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import datasets
+import numpy as np
 import torch
-from accelerate.utils import parse_flag_from_env
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
+from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
+from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from .adapters import save_configuration
-from .checkpoints import WholeCheckpointsMixin
+from .checkpoints import WholeCheckpoints
+from .contract import (
+    KnownPersons,
+    check_eval_sets,
+    check_training_set,
+    prepare_model,
+    refuse_sharded_parameters,
+    refuse_trainer_arguments,
+)
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
 from .data.sampler import IdentitySampler, RandomPairSampler
-from .data.transforms import augment_images
+from .data.transforms import erase_boxes, jitter_colors
 from .ema import ImageTeacher
-from .evaluation import evaluate_retrieval
 from .gradient_cache import cached_backward
-from .losses import MATCHING_LOSSES, identity_loss, matching_loss
+from .losses import IDENTITY
 from .masking import patch_scores, select_patches
-from .modeling_amns import AMNSForPersonRetrieval, AMNSPersonRetrievalOutput
-from .pushes import PushesCheckpoints, refuse_unfit_pushes
+from .modeling_amns import AMNSPersonRetrievalOutput
+from .objective import LossRecord, NonFiniteLossError, loss_parts
+from .protocols import PairProcessor
+from .pushes import PushesCheckpoints
+from .splits import EvaluatesSplits, Split
 from .training_args import AMNSTrainingArguments
 
 TEACHER_FILE = "teacher.safetensors"
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite; the message names step, loss parts, pairs and the checkpoint before it."""
+_BATCH = ("images", "input_ids", "attention_mask", "person_ids", "rows")
 
 
 class _StepKeeper(TrainerCallback):
@@ -39,33 +48,48 @@ class _StepKeeper(TrainerCallback):
     def __init__(self, trainer: "AMNSTrainer"):
         self.trainer = trainer
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.trainer.micro_batches = []
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.record = LossRecord()
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.record.start_step()
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.stop_if_not_finite()
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # A scaler that skipped the step on overflow left the student as it was.
         if self.trainer.teacher is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
             self.trainer.teacher.update(self.trainer.student)
 
 
-class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
+class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
         model: the student.
         args: `AMNSTrainingArguments`.
+        data_collator: makes a batch of the examples of `PairPreparer`; default `PairCollator`, whose keys it must
+            give too.
         train_dataset: rows with `image`, `caption`, `person_id` (`load_benchmark(..., split="train")`), map-style or
             streamed.
-        eval_dataset: `{"gallery": ..., "queries": ...}` (`load_benchmark(..., split="val")`).
+        eval_dataset: `{"gallery": ..., "queries": ...}` (`load_benchmark(..., split="val")`), or several such splits
+            by name: `{"cuhk": {...}, "icfg": {...}}` gives `eval_cuhk_rank1` ... and
+            `metric_for_best_model="cuhk_rank1"` selects by one of them.
         processing_class: the `AMNSProcessor`; saved with every checkpoint.
-        kwargs: as `Trainer`.
+        model_init: instead of `model`, makes a new one for each `train`, so for each trial of a
+            `hyperparameter_search`.
+        compute_metrics: takes an `EvalPrediction`, `predictions` and `label_ids` as `predict` returns them, and
+            returns further figures by name.
+        kwargs: as `Trainer`; what has no effect here is refused.
+
+    Raises:
+        ValueError: what is given does not fit together; before any work.
 
     The teacher starts as a copy of the image encoder and is kept in `teacher.safetensors` of each checkpoint. Each
     part of the loss is logged as `loss_<name>`, unweighted. Under several processes each loss compares this process's
-    pairs with the pairs of all (`gather_embeddings`), and the gradient equals that of one process with all.
+    pairs with the pairs of all (`gather_embeddings`), and the gradient equals that of one process with all. Parts of
+    the model that are frozen (`requires_grad_(False)`) stay as they are.
 
     ```python
     trainer = AMNSTrainer(model, args, train_dataset=train, eval_dataset=val, processing_class=processor)
@@ -74,106 +98,126 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
     ```
     """
 
+    args: AMNSTrainingArguments
     # The losses are means; Trainer divides them by the accumulation steps.
     loss_is_scaled_for_ga = False
 
     def __init__(
         self,
-        model: AMNSForPersonRetrieval,
-        args: AMNSTrainingArguments,
+        model: nn.Module | None = None,
+        args: AMNSTrainingArguments | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Tensor]] | None = None,
         train_dataset: datasets.Dataset | datasets.IterableDataset | None = None,
-        eval_dataset: Mapping[str, datasets.Dataset] | None = None,
-        processing_class=None,
-        **kwargs,
+        eval_dataset: Split | Mapping[str, Split] | None = None,
+        processing_class: PairProcessor | None = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        **kwargs: Any,
     ):
+        args = AMNSTrainingArguments("tmp_trainer") if args is None else args
+        if not isinstance(args, AMNSTrainingArguments):
+            raise ValueError(f"AMNSTrainer needs AMNSTrainingArguments, found {type(args).__name__}.")
         if processing_class is None:
             raise ValueError("AMNSTrainer needs processing_class=AMNSProcessor to prepare images and captions.")
-        _check_columns("train_dataset", train_dataset, ("image", "caption", "person_id"))
-        self.person_ids = train_dataset["person_id"][:] if isinstance(train_dataset, datasets.Dataset) else None
-        self._check_identities(model, args)
-        refuse_unfit_pushes(model, args)
-        preparer = PairPreparer(processing_class, args.augmentation(), args.data_seed or args.seed)
+        if (model is None) == (model_init is None):
+            raise ValueError("AMNSTrainer needs a model or a function model_init that makes one, not both.")
+        refuse_trainer_arguments(kwargs)
+        check_training_set(train_dataset, args)
+        check_eval_sets(eval_dataset, args, own_metrics=kwargs.get("compute_metrics") is not None)
+        self.person_ids: list[int] | None = None
+        preparer = PairPreparer(processing_class, args.augmentation(), args.sampling_seed)
+        prepared: TrainingPairs | StreamedPairs | None = None
         if isinstance(train_dataset, datasets.Dataset):
-            train_dataset = TrainingPairs(train_dataset, preparer)
+            train_dataset = train_dataset.with_format(None)
+            self.person_ids = train_dataset["person_id"][:]
+            prepared = TrainingPairs(train_dataset, preparer)
         elif train_dataset is not None:
-            train_dataset = StreamedPairs(train_dataset, preparer)
-        # A fixed temperature: the checkpoint's own scale is set to it, so that saved logits mean what was trained.
-        model.amns.logit_scale.data.fill_(-torch.tensor(args.temperature).log().item())
-        model.amns.logit_scale.requires_grad_(False)
-        if model.classifier is not None and "identity" not in args.loss_weights:
-            # Else it would be the one parameter without a gradient, which distributed training has to know of.
-            model.classifier.requires_grad_(False)
+            prepared = StreamedPairs(train_dataset, preparer)
+        if model is not None:
+            prepare_model(model, args, self.person_ids)
         super().__init__(
-            model,
+            cast(Any, model),
             args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            data_collator=PairCollator(processing_class.tokenizer.pad_token_id),
+            data_collator or PairCollator(cast(int, processing_class.tokenizer.pad_token_id)),
+            train_dataset=prepared,
+            eval_dataset=cast(Any, eval_dataset),
+            processing_class=cast(Any, processing_class),
+            model_init=cast(Any, model_init),
             **kwargs,
         )
-        self._refuse_sharded_parameters()
+        refuse_sharded_parameters(self)
+        if isinstance(prepared, StreamedPairs) and IDENTITY in args.weights:
+            self.data_collator = KnownPersons(self.data_collator, cast(Any, self.model).config.num_identities)
         self.model_accepts_loss_kwargs = False
-        self.teacher = None
-        if args.keep_ratio < 1:
-            self.teacher = ImageTeacher(self.student, args.ema_decay)
+        self.teacher: ImageTeacher | None = None
+        self.record = LossRecord()
+        self._start_teacher()
         self.add_callback(_StepKeeper(self))
-        self.micro_batches: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
-        image_processor = processing_class.image_processor
-        self._mean = torch.tensor(image_processor.image_mean, device=args.device)
-        self._std = torch.tensor(image_processor.image_std, device=args.device)
-        self._part_sums: dict[str, Tensor] = {}
-        self._part_count = 0
 
-    @property
-    def student(self) -> nn.Module:
-        """The dual encoder that is trained, not wrapped."""
-        return self.accelerator.unwrap_model(self.model).amns
+    def _start_teacher(self) -> None:
+        self.teacher = ImageTeacher(self.student, self.args.ema_decay) if self.args.keep_ratio < 1 else None
 
-    def _refuse_sharded_parameters(self) -> None:
-        parallelism = getattr(self.accelerator, "parallelism_config", None)
-        # The environment too: on CPUs accelerate leaves a wish for FSDP aside without a word.
-        sharding = {
-            "FSDP": self.is_fsdp_enabled or parse_flag_from_env("ACCELERATE_USE_FSDP"),
-            "DeepSpeed": self.is_deepspeed_enabled or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
-            "tensor parallelism": parallelism is not None and parallelism.tp_enabled,
-        }
-        found = [name for name, enabled in sharding.items() if enabled]
-        if found:
+    def call_model_init(self, trial: object = None) -> nn.Module:
+        """As `Trainer`: the model that `model_init` makes, made ready for training."""
+        model = super().call_model_init(cast(Any, trial))
+        prepare_model(model, self.args, self.person_ids)
+        return model
+
+    def _hp_search_setup(self, trial: object) -> None:
+        """Called by `train` after a new model and the values of a trial are there."""
+        super()._hp_search_setup(trial)
+        if self.model_init is not None:
+            self.args.check()
+            prepare_model(cast(nn.Module, self.model), self.args, self.person_ids)
+            self._start_teacher()
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        backend: str | HPSearchBackend | None = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> BestRun | list[BestRun]:
+        """As `Trainer`; without `compute_objective` the best `metric_for_best_model` is searched for."""
+        figure, best = self.args.metric_for_best_model, "minimize"
+        if compute_objective is None and figure is not None:
+            compute_objective = operator.itemgetter(f"eval_{figure.removeprefix('eval_')}")
+            best = "maximize" if self.args.greater_is_better else "minimize"
+        space, name = cast(Any, hp_space), cast(Any, hp_name)
+        return super().hyperparameter_search(
+            space, compute_objective, n_trials, direction or best, backend, name, **kwargs
+        )
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        args, pairs = self.args, cast(TrainingPairs, train_dataset or self.train_dataset)
+        batch_size = self._train_batch_size * args.world_size
+        sampler: IdentitySampler | RandomPairSampler
+        if args.instances_per_identity:
+            ids = cast(list[int], self.person_ids)
+            sampler = IdentitySampler(ids, args.instances_per_identity, args.sampling_seed)
+        else:
+            lengths = None
+            if args.train_sampling_strategy == "group_by_length":
+                lengths = [len(caption) for caption in pairs.dataset["caption"]]
+            sampler = RandomPairSampler(len(pairs), args.sampling_seed, lengths, batch_size)
+        if args.dataloader_drop_last and len(sampler) < batch_size:
             raise ValueError(
-                f"AMNSTrainer does not train under {' and '.join(found)}: teacher and evaluation read whole "
-                "parameters, which sharding cuts up. Launch with plain data parallelism (accelerate's MULTI_GPU or "
-                "MULTI_CPU); gradient_cache_chunk_size and gradient_checkpointing save memory instead."
+                f"{len(sampler)} pairs are fewer than a batch of {batch_size} (of all processes together), so no step "
+                "would be made. Lower per_device_train_batch_size, or set dataloader_drop_last to false."
             )
+        return sampler
 
-    def _check_identities(self, model, args) -> None:
-        if "identity" not in args.loss_weights:
-            return
-        found = model.config.num_identities
-        if model.classifier is None:
-            raise ValueError("The identity loss needs num_identities in the model's configuration; it is 0.")
-        if self.person_ids is not None:
-            needed = max(self.person_ids) + 1
-            if needed > found:
-                raise ValueError(
-                    f"The training set has person ids up to {needed - 1}, the model's classifier {found} identities; "
-                    f"load it with num_identities={needed}."
-                )
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW (or `--optim`) over groups by learning rate and weight decay: body or new parts, weights or biases.
 
-    def _get_train_sampler(self, train_dataset=None) -> Sampler | None:
-        seed = self.args.data_seed or self.args.seed
-        if self.args.instances_per_identity:
-            return IdentitySampler(self.person_ids, self.args.instances_per_identity, seed)
-        lengths = None
-        if self.args.train_sampling_strategy == "group_by_length":
-            lengths = [len(caption) for caption in self.train_dataset.dataset["caption"]]
-        batch_size = self.args.train_batch_size * self.args.world_size
-        return RandomPairSampler(len(self.train_dataset), seed, lengths, batch_size)
-
-    def create_optimizer(self, model=None):
-        """AdamW (or `--optim`) over groups by learning rate and weight decay: body or new parts, weights or biases."""
+        Raises:
+            ValueError: the optimizer makes its own groups.
+        """
         if self.optimizer is None:
-            model = self.model if model is None else model
+            args = self.args
+            model = cast(nn.Module, self.model) if model is None else model
             decayed = set(self.get_decay_parameter_names(model))
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
@@ -182,14 +226,19 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
                 # As IRRA: a bias gets its own factor, in new parts too.
                 factor = 1.0
                 if name.endswith(".bias"):
-                    factor = self.args.bias_lr_multiplier
+                    factor = args.bias_lr_multiplier
                 elif "classifier." in name:
-                    factor = self.args.new_parts_lr_multiplier
-                decay = self.args.weight_decay if name in decayed else 0.0
-                groups.setdefault((factor, decay), []).append(parameter)
-            optimizer_cls, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            rate = options.pop("lr")
-            self.optimizer = optimizer_cls(
+                    factor = args.new_parts_lr_multiplier
+                groups.setdefault((factor, args.weight_decay if name in decayed else 0.0), []).append(parameter)
+            kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, cast(Any, model))
+            options = dict(options)
+            if not isinstance(kind, type) or {"params", "model", "optimizer_dict"} & set(options):
+                raise ValueError(
+                    f"optim {args.optim} makes its own groups of parameters, AMNSTrainer's go by learning rate; "
+                    "choose another, or pass a ready one as optimizers=(optimizer, None)."
+                )
+            rate = options.pop("lr", args.learning_rate)
+            self.optimizer = kind(
                 [
                     {"params": parameters, "lr": rate * factor, "weight_decay": decay}
                     for (factor, decay), parameters in groups.items()
@@ -199,18 +248,29 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
             )
         return self.optimizer
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, AMNSPersonRetrievalOutput]:
         """Weighted sum of the losses of one batch of `PairCollator`; keeps each part for the log."""
         outputs = model(**self._model_inputs(inputs))
         loss = self._loss(outputs, inputs)
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         """As `Trainer`; `gradient_cache_chunk_size` gives the same gradient chunk by chunk."""
         size = self.args.gradient_cache_chunk_size
         if not size:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
+        to_train = getattr(self.optimizer, "train", None)
+        if callable(to_train):
+            to_train()
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             prepared = self._model_inputs(inputs, size)
@@ -221,7 +281,7 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
 
         def loss_backward(outputs: dict[str, Tensor]) -> Tensor:
             with self.compute_loss_context_manager():
-                loss = self._loss(AMNSPersonRetrievalOutput(**outputs), inputs)
+                loss = self._loss(AMNSPersonRetrievalOutput(**cast(Any, outputs)), inputs)
             loss = loss / self.current_gradient_accumulation_steps
             self.accelerator.backward(loss)
             return loss.detach()
@@ -232,26 +292,28 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
 
     def _model_inputs(self, inputs: Mapping[str, Tensor], chunk_size: int | None = None) -> dict[str, Tensor]:
         """Augmented pixels, tokens and, under AWM, the patches that the student sees (teacher in chunks)."""
-        prepared = {
-            "pixel_values": augment_images(
-                inputs["images"], self._mean, self._std, inputs["erase"], inputs.get("jitter")
-            ),
-            "input_ids": inputs["input_ids"],
-            "attention_mask": inputs["attention_mask"],
-        }
+        missing = [name for name in _BATCH if name not in inputs]
+        if missing:
+            raise ValueError(f"data_collator left out {', '.join(missing)}; see PairCollator for what a batch holds.")
+        images = inputs["images"]
+        if "jitter" in inputs:
+            images = jitter_colors(images, inputs["jitter"])
+        pixel_values = self.processor.normalize_images(images)
+        if "erase" in inputs:
+            pixel_values = erase_boxes(pixel_values, inputs["erase"])
+        prepared = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        prepared["pixel_values"] = pixel_values
         if self.teacher is not None:
-            prepared["keep_indices"] = self.keep_indices(prepared, chunk_size or len(inputs["images"]))
+            prepared["keep_indices"] = self.keep_indices(prepared, chunk_size or len(images))
         return prepared
 
     def _loss(self, outputs: AMNSPersonRetrievalOutput, inputs: Mapping[str, Tensor]) -> Tensor:
         parts = self._loss_parts(outputs, inputs["person_ids"])
-        loss = sum(self.args.loss_weights[name] * value for name, value in parts.items())
-        kept = {name: value.detach() for name, value in parts.items()}
-        for name, value in kept.items():
-            self._part_sums[name] = self._part_sums.get(name, 0.0) + value
-        self._part_count += 1
-        self.micro_batches.append((kept, inputs["rows"], inputs["person_ids"]))
-        return loss
+        self.record.add(parts, inputs["rows"], inputs["person_ids"])
+        return torch.stack([self.args.weights[name] * value for name, value in parts.items()]).sum()
+
+    def _loss_parts(self, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor) -> dict[str, Tensor]:
+        return loss_parts(self.args, outputs, person_ids)
 
     def stop_if_not_finite(self) -> None:
         """Before an optimizer step: if a loss of any process is not finite, saves the state so far and stops.
@@ -259,108 +321,53 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
         Raises:
             NonFiniteLossError: on every process, with the parts and pairs of its own batches.
         """
-        values = torch.stack([value.float() for parts, _, _ in self.micro_batches for value in parts.values()])
-        # One number crosses from the device per optimizer step; without it the state before would be gone.
-        bad = (~values.isfinite()).any().float()
-        if not self.accelerator.reduce(bad, reduction="sum").item():
+        if self.record.is_finite(self.accelerator):
             return
-        self._save_checkpoint(self.model, trial=None)
-        saved = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        lines = []
-        for parts, rows, person_ids in self.micro_batches:
-            figures = ", ".join(f"{name}={value.item():.6g}" for name, value in parts.items())
-            lines.append(f"{figures}; rows {rows.tolist()}; person ids {person_ids.tolist()}")
+        self._save_checkpoint(cast(nn.Module, self.model), trial=None)
+        saved = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         raise NonFiniteLossError(
             f"Step {self.state.global_step + 1}, process {self.args.process_index}: the loss is not finite. "
-            f"{' | '.join(lines)}. The state before this step is saved in {saved}; resume from it with a smaller "
+            f"{self.record.describe()}. The state before this step is saved in {saved}; resume from it with a smaller "
             "learning rate, or without mixed precision."
         )
-
-    def _loss_parts(self, outputs, person_ids: Tensor) -> dict[str, Tensor]:
-        parts = {}
-        for name in self.args.loss_weights:
-            options = self.args.loss_options.get(name, {})
-            if name == "identity":
-                parts[name] = identity_loss(
-                    outputs.image_identity_logits, outputs.text_identity_logits, person_ids, **options
-                )
-            else:
-                parts[name] = matching_loss(
-                    MATCHING_LOSSES[name],
-                    outputs.image_embeds,
-                    outputs.text_embeds,
-                    person_ids,
-                    temperature=self.args.temperature,
-                    gather=self.args.gather_embeddings,
-                    **options,
-                )
-        return parts
 
     @torch.no_grad()
     def keep_indices(self, prepared: dict[str, Tensor], chunk_size: int) -> Tensor:
         """The patches that the teacher leaves, int64 [B, K], of `pixel_values` (and tokens, for mask_score text)."""
-        pixel_values = prepared["pixel_values"]
-        self.teacher.to(pixel_values.device)
+        args, teacher, pixel_values = self.args, cast(ImageTeacher, self.teacher), prepared["pixel_values"]
+        teacher.to(pixel_values.device)
         text_embeds = generator = None
-        if self.args.mask_score == "text":
+        if args.mask_score == "text":
             tokens = {name: prepared[name] for name in ("input_ids", "attention_mask")}
             text_embeds = self.student.get_text_features(**tokens).pooler_output
-        elif self.args.mask_score == "random":
-            generator = torch.Generator(pixel_values.device)
+        elif args.mask_score == "random":
             # From the step alone, so that a resumed run masks as an uninterrupted one.
-            place = (self.args.seed, self.state.global_step, len(self.micro_batches), self.args.process_index)
-            generator.manual_seed(hash(place))
+            place = [args.seed, self.state.global_step, self.record.micro_batches, args.process_index]
+            generator = torch.Generator(pixel_values.device)
+            generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
         scores = [
             patch_scores(
-                self.args.mask_score,
-                self.teacher,
+                args.mask_score,
+                teacher,
                 pixel_values[start : start + chunk_size],
                 None if text_embeds is None else text_embeds[start : start + chunk_size],
-                self.args.mask_last_layers,
+                args.mask_last_layers,
                 generator,
             )
             for start in range(0, len(pixel_values), chunk_size)
         ]
-        grid = self.student.config.vision_config.grid_size
-        return select_patches(torch.cat(scores), self.args.keep_ratio, grid, self.args.mask_block)
+        return select_patches(torch.cat(scores), args.keep_ratio, self.student.grid_size, args.mask_block)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss part since the last log, over all processes."""
-        if "loss" in logs and self._part_count:
-            names = list(self._part_sums)
-            means = torch.stack([self._part_sums[name] for name in names]) / self._part_count
-            means = self.accelerator.reduce(means, reduction="mean").tolist()
-            logs = {**logs, **{f"loss_{name}": mean for name, mean in zip(names, means)}}
-            self._part_sums, self._part_count = {}, 0
+        if "loss" in logs:
+            logs = {**logs, **self.record.means(self.accelerator)}
         super().log(logs, start_time)
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Text-to-image retrieval of all captions of a split among all its images, shared out over the processes.
-
-        Args:
-            eval_dataset: `{"gallery", "queries"}`; default the trainer's own.
-        Returns:
-            `{prefix}_rank1`, `_rank5`, `_rank10`, `_mAP`, `_mINP` in percent and `{prefix}_runtime` in seconds.
-        """
-        start = time.time()
-        with self.compute_loss_context_manager():
-            figures = evaluate_retrieval(
-                self.student.to(self.args.device),
-                self.processing_class,
-                self.eval_dataset if eval_dataset is None else eval_dataset,
-                self.args.eval_batch_size,
-                self.args.dataloader_num_workers,
-            )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
-        metrics[f"{metric_key_prefix}_runtime"] = round(time.time() - start, 2)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            save_configuration(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
+            save_configuration(self.accelerator.unwrap_model(self.model), output_dir or str(self.args.output_dir))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -381,13 +388,6 @@ class AMNSTrainer(PushesCheckpoints, WholeCheckpointsMixin, Trainer):
                 "that it was started with, or start from its weights with --model_name_or_path."
             )
         self.teacher.load_state_dict(load_file(file))
-
-
-def _check_columns(name: str, dataset, needed: tuple[str, ...]) -> None:
-    columns = getattr(dataset, "column_names", None)
-    missing = [column for column in needed if columns is not None and column not in columns]
-    if missing:
-        raise ValueError(f"{name} lacks the column(s) {', '.join(missing)}; it has {', '.join(columns)}.")
 
 
 __all__ = ["TEACHER_FILE", "AMNSTrainer", "NonFiniteLossError"]

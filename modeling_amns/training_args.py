@@ -1,14 +1,45 @@
 """Arguments of `AMNSTrainer`, grouped by what they control."""
 
-from dataclasses import dataclass, field
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, cast
 
 from transformers import TrainingArguments
+from transformers.utils import is_in_notebook
 
 from .data.transforms import Augmentation
-from .losses import MATCHING_LOSSES
+from .losses import check_options, loss_names
 from .masking import MASK_SCORES
 
-LOSS_NAMES = (*MATCHING_LOSSES, "identity")
+LOSS_NAMES = loss_names()
+# Options of `TrainingArguments` that would change nothing here, or break what the trainer does, with the reason.
+REFUSED = {
+    "fsdp": "AMNSTrainer does not train under FSDP, which cuts up the parameters that the teacher averages",
+    "fsdp_config": "AMNSTrainer does not train under FSDP",
+    "deepspeed": "AMNSTrainer does not train under DeepSpeed, which cuts up the parameters that the teacher averages",
+    "label_smoothing_factor": "there are no labels to smooth; loss_options shape the losses",
+    "label_names": "pairs have person ids, no labels",
+    "neftune_noise_alpha": "the encoders take no noise on their embeddings; augment_text disturbs captions",
+    "average_tokens_across_devices": "the losses are means over pairs, not over tokens",
+    "use_liger_kernel": "there is no Liger kernel for these encoders; torch_compile is the way to faster kernels",
+    "liger_kernel_config": "there is no Liger kernel for these encoders",
+    "use_cache": "nothing is generated, so there is nothing to cache",
+    "optim_target_modules": "the optimizer's groups go by learning rate, see new_parts_lr_multiplier",
+    "length_column_name": "group_by_length groups by the length of the captions",
+    "remove_unused_columns": "the collator needs the columns that the model does not know",
+    "logging_nan_inf_filter": "a loss that is not finite stops the run",
+    "prediction_loss_only": "evaluation ranks embeddings and computes no loss",
+    "bf16_full_eval": "evaluation computes as training does; bf16 sets both",
+    "fp16_full_eval": "evaluation computes as training does; fp16 sets both",
+    "eval_accumulation_steps": "embeddings are moved to the CPU once they are whole",
+    "eval_do_concat_batches": "compute_metrics always gets whole arrays",
+    "eval_use_gather_object": "embeddings are tensors",
+    "include_for_metrics": "compute_metrics gets embeddings and person ids, no inputs and no losses",
+    "batch_eval_metrics": "a ranking needs the whole gallery, compute_metrics is called once",
+}
 
 
 @dataclass
@@ -19,9 +50,24 @@ class AMNSTrainingArguments(TrainingArguments):
     `metric_for_best_model="rank1"`, `dataloader_drop_last=True` (a contrastive loss depends on its batch size),
     `remove_unused_columns=False`, `lr_scheduler_type="cosine"`, `logging_nan_inf_filter=False` (a loss that is not
     finite must be seen), `ddp_find_unused_parameters=False` (every parameter that is trained takes part in each loss).
+    `disable_tqdm` is on by default where no terminal shows the bar, `dataloader_pin_memory` off without an
+    accelerator.
+
+    Raises:
+        ValueError: a value is out of its range, a loss does not take its options, or an option of
+            `TrainingArguments` is set that has no effect here (`REFUSED`).
     """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "loss_weights", "loss_options"]
+    # In `--help` and docs/training.md: the first field of a group, and the group's title.
+    _argument_groups = {
+        "loss_weights": "Losses",
+        "keep_ratio": "Mask and teacher (AWM)",
+        "instances_per_identity": "Sampling and augmentation",
+        "new_parts_lr_multiplier": "Learning rates",
+        "hub_license": "Pushing",
+        "eval_strategy": "Options of transformers with another default",
+    }
 
     # Losses
     loss_weights: dict | str | None = field(
@@ -93,7 +139,28 @@ class AMNSTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        self._refuse_without_effect()
+        for name in ("loss_weights", "loss_options"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                try:
+                    json.loads(value)
+                except ValueError as error:
+                    raise ValueError(f"{name} is no valid JSON: {error}; found {value!r}.") from error
+        if self.disable_tqdm is None and not sys.stderr.isatty() and not is_in_notebook():
+            # A log file would get a line for each step of the bar.
+            self.disable_tqdm = True
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False
+        self.check()
+
+    def check(self) -> None:
+        """Refuses values that cannot work; asked again where a hyperparameter search has set some.
+
+        Raises:
+            ValueError: as the class.
+        """
         self._check_losses()
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], found {self.keep_ratio}; 1 keeps every patch.")
@@ -108,20 +175,88 @@ class AMNSTrainingArguments(TrainingArguments):
                 f"train_sampling_strategy must be random or group_by_length, found {self.train_sampling_strategy!r}."
             )
         instances = self.instances_per_identity
+        if instances and self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"instances_per_identity {instances} decides the batches, so train_sampling_strategy "
+                f"{self.train_sampling_strategy} would have no effect; leave one of them out."
+            )
         if instances and self.per_device_train_batch_size % instances:
             raise ValueError(
                 f"per_device_train_batch_size {self.per_device_train_batch_size} is no multiple of "
                 f"instances_per_identity {instances}."
             )
+        if instances and self.auto_find_batch_size:
+            raise ValueError(
+                f"auto_find_batch_size tries batches that are no multiple of instances_per_identity {instances}."
+            )
+        self._refuse_without_mask()
+        if self.gradient_cache_chunk_size and self.torch_empty_cache_steps:
+            raise ValueError("torch_empty_cache_steps has no effect with gradient_cache_chunk_size; leave one out.")
+        if (self.metric_for_best_model or "").endswith("loss"):
+            raise ValueError(
+                f"metric_for_best_model {self.metric_for_best_model}: evaluation ranks and computes no loss; choose a "
+                "retrieval figure such as rank1 or mAP."
+            )
         self.augmentation()
 
+    def _refuse_without_effect(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            default = option.default_factory() if option.default_factory is not MISSING else option.default
+            # Nothing is nothing, in whichever of its forms.
+            if option.name in REFUSED and value != default and (value or default):
+                raise ValueError(f"{option.name}={value!r} can't be used: {REFUSED[option.name]}. Leave it out.")
+
+    def _refuse_without_mask(self) -> None:
+        names: tuple[str, ...] = ()
+        off = ""
+        if self.keep_ratio == 1:
+            names, off = ("mask_score", "mask_last_layers", "mask_block", "ema_decay"), "keep_ratio 1 hides no patch"
+        elif self.mask_score != "attention_last":
+            names, off = ("mask_last_layers",), "only mask_score attention_last averages some layers"
+        defaults = {option.name: option.default for option in fields(self)}
+        idle = [name for name in names if getattr(self, name) != defaults[name]]
+        if idle:
+            raise ValueError(f"{', '.join(idle)} can't be used: {off}. Leave out what has no effect.")
+
     def _check_losses(self) -> None:
-        if not self.loss_weights:
-            raise ValueError("loss_weights is empty; name at least one of " + ", ".join(LOSS_NAMES) + ".")
-        for name in [*self.loss_weights, *self.loss_options]:
-            if name not in LOSS_NAMES:
-                raise ValueError(f"There is no loss {name!r}; the losses are " + ", ".join(LOSS_NAMES) + ".")
-        self.loss_weights = {name: float(weight) for name, weight in self.loss_weights.items()}
+        for name in ("loss_weights", "loss_options"):
+            value = getattr(self, name)
+            if not isinstance(value or {}, Mapping):
+                raise ValueError(f'{name} must map names of losses to values, as {{"waf": ...}}; found {value!r}.')
+        # JSON text was read by then.
+        self.loss_options = cast(dict, self.loss_options or {})
+        weights = cast(dict, self.loss_weights or {})
+        if not weights:
+            raise ValueError("loss_weights is empty; name at least one of " + ", ".join(loss_names()) + ".")
+        for name in [*weights, *self.loss_options]:
+            if name not in loss_names():
+                raise ValueError(f"There is no loss {name!r}; the losses are " + ", ".join(loss_names()) + ".")
+        for name, options in self.loss_options.items():
+            if name not in weights:
+                raise ValueError(f"loss_options for {name}, which loss_weights does not name: it is not computed.")
+            if not isinstance(options, Mapping):
+                raise ValueError(f"loss_options of {name} must map its options to values, found {options!r}.")
+        for name in weights:
+            check_options(name, self.loss_options.get(name, {}))
+        numbers = all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights.values())
+        if not numbers or not any(weights.values()):
+            raise ValueError(f"loss_weights must be finite numbers and not all 0, found {weights}.")
+        self.loss_weights = {name: float(weight) for name, weight in weights.items()}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """`loss_weights` as read."""
+        return cast(dict, self.loss_weights)
+
+    def options_of(self, name: str) -> dict[str, Any]:
+        """`loss_options` of one loss."""
+        return cast(dict, self.loss_options).get(name, {})
+
+    @property
+    def sampling_seed(self) -> int:
+        """Seed of the order of pairs and of their augmentation: `data_seed`, or `seed` where none is set."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def augmentation(self) -> Augmentation:
         """The `augment_*` options as an `Augmentation`."""
@@ -134,4 +269,4 @@ class AMNSTrainingArguments(TrainingArguments):
         )
 
 
-__all__ = ["LOSS_NAMES", "AMNSTrainingArguments"]
+__all__ = ["LOSS_NAMES", "REFUSED", "AMNSTrainingArguments"]

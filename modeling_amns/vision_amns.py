@@ -1,16 +1,29 @@
 """The image encoder of AMNS: CLIP's vision transformer on a rectangular grid, with dropped patches and the CLS row of
 its own attention."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel, CLIPVisionEmbeddings
+from transformers.models.clip.modeling_clip import (
+    CLIPAttention,
+    CLIPEncoder,
+    CLIPEncoderLayer,
+    CLIPPreTrainedModel,
+    CLIPVisionEmbeddings,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_amns import AMNSVisionConfig
+from .configuration_amns import AMNSConfig, AMNSVisionConfig, as_config
+from .pretrained_amns import LoadsItsGrid, PartOfDualEncoder
+
+logger = logging.get_logger(__name__)
 
 
 def resize_positions(weight: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode: str) -> Tensor:
@@ -30,6 +43,9 @@ def resize_positions(weight: Tensor, old_grid: tuple[int, int], new_grid: tuple[
 
 class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
     """Patch, CLS and position embeddings of a rectangular grid, of all patches or of those that are kept."""
+
+    config: AMNSVisionConfig
+    image_size: list[int]
 
     def __init__(self, config: AMNSVisionConfig):
         # CLIPVisionEmbeddings squares the image size, so its constructor is passed over.
@@ -52,19 +68,21 @@ class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
         self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
 
     def forward(
-        self, pixel_values: Tensor, interpolate_pos_encoding: bool = False, keep_indices: Tensor | None = None
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = False, keep_indices: Tensor | None = None
     ) -> Tensor:
+        """CLS, then the patches that are kept, each with its own position: [B, 1 + patches, hidden_size]."""
         height, width = pixel_values.shape[-2:]
-        if [height, width] != list(self.image_size) and not interpolate_pos_encoding:
+        if [height, width] != self.image_size and not interpolate_pos_encoding:
             raise ValueError(
                 f"Images are {height}x{width} pixels (height x width), the model expects "
                 f"{self.image_size[0]}x{self.image_size[1]}. Resize them with AMNSProcessor, pass "
                 "interpolate_pos_encoding=True, or load the model with image_size=[height, width]."
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        grid = tuple(patches.shape[-2:])
+        grid = (patches.shape[-2], patches.shape[-1])
         patches = patches.flatten(2).transpose(1, 2)
-        positions = self.position_embedding.weight
+        # Called, not read: accelerate's hooks fetch an offloaded weight when its module is called.
+        positions = self.position_embedding(self.position_ids)[0]
         if grid != self.config.grid_size:
             positions = resize_positions(positions, self.config.grid_size, grid, self.config.position_interpolation)
         patches = patches + positions[1:]
@@ -72,6 +90,32 @@ class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
             patches = patches.gather(1, self._sorted_indices(keep_indices, patches))
         cls = (self.class_embedding + positions[0]).expand(patches.shape[0], 1, -1)
         return torch.cat([cls, patches], dim=1)
+
+    def resize_grid(self, config: AMNSVisionConfig) -> None:
+        """Position embeddings and patch step of another configuration of the same patch size, in place."""
+        if config.grid_size != self.config.grid_size:
+            positions = self.position_embedding
+            if positions.weight.is_meta:
+                raise ValueError(
+                    f"Positions of a grid of {self.config.grid_size} can't be resized to {config.grid_size} while "
+                    "they are offloaded. Load the model without device_map, save it at the new size, and offload that."
+                )
+            logger.warning(
+                f"Position embeddings resized from a grid of {self.config.grid_size} to {config.grid_size} "
+                f"({config.position_interpolation})."
+            )
+            weight = resize_positions(
+                positions.weight.data, self.config.grid_size, config.grid_size, config.position_interpolation
+            )
+            # The module stays: hooks of accelerate may hang on it.
+            positions.weight = nn.Parameter(weight.contiguous(), requires_grad=positions.weight.requires_grad)
+            self.num_positions = positions.num_embeddings = len(weight)
+            self.num_patches = len(weight) - 1
+            position_ids = torch.arange(len(weight), device=weight.device).expand((1, -1))
+            self.position_ids = nn.Buffer(position_ids, persistent=False)
+        self.image_size = config.image_size
+        step = config.stride or config.patch_size
+        self.patch_embedding.stride = (step, step)
 
     def _sorted_indices(self, keep_indices: Tensor, patches: Tensor) -> Tensor:
         if keep_indices.ndim != 2 or len(keep_indices) != len(patches) or keep_indices.shape[1] == 0:
@@ -83,21 +127,28 @@ class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
         return keep_indices.sort(dim=1).values.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
 
 
-class AMNSVisionModel(CLIPVisionModel):
-    """Image encoder: transformers' CLIP encoder over `AMNSVisionEmbeddings`."""
+class AMNSVisionModel(PartOfDualEncoder, LoadsItsGrid, CLIPVisionModel):
+    """Image encoder: transformers' CLIP encoder over `AMNSVisionEmbeddings`.
+
+    `from_pretrained` takes a folder of its own, of CLIP's image encoder, or of a dual encoder of AMNS or CLIP.
+    """
 
     config: AMNSVisionConfig
+    _no_split_modules = ["CLIPEncoderLayer", "AMNSVisionEmbeddings"]
+    part_name = "vision_model"
 
     def __init__(self, config: AMNSVisionConfig):
+        config = as_config(config, AMNSVisionConfig)
         CLIPPreTrainedModel.__init__(self, config)
         self.embeddings = AMNSVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.encoder = CLIPEncoder(config)
+        # It takes the configuration of either encoder, whatever its annotation says.
+        self.encoder = CLIPEncoder(cast(AMNSConfig, config))
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, AMNSVisionEmbeddings):
             # CLIP's own start (0.02) makes a position some thirty times weaker than the pixels of its patch, and a
@@ -110,9 +161,9 @@ class AMNSVisionModel(CLIPVisionModel):
     def forward(
         self,
         pixel_values: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = False,
         keep_indices: Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """Encodes images.
 
@@ -149,32 +200,74 @@ class AMNSVisionModel(CLIPVisionModel):
         if not 1 <= last_layers <= len(layers):
             raise ValueError(f"last_layers must lie in [1, {len(layers)}], found {last_layers}.")
         hidden = self.pre_layrnorm(self.embeddings(pixel_values))
-        total = 0.0
+        rows: list[Tensor] = []
         for number, layer in enumerate(layers):
             if number >= len(layers) - last_layers:
-                total = total + _cls_row(layer, hidden)
+                # Layers may lie on several devices.
+                rows.append(_cls_row(cast(CLIPEncoderLayer, layer), hidden).to(pixel_values.device))
             if number < len(layers) - 1:
                 hidden = layer(hidden, None)
-        return total / last_layers
+        return sum(rows, torch.zeros((), device=pixel_values.device)) / last_layers
 
 
-def _cls_row(layer: nn.Module, hidden: Tensor) -> Tensor:
+class AMNSImageTower(nn.Module):
+    """The image side of a dual encoder, encoder and projection: shares the modules, owns nothing.
+
+    An `ImageTower` of `modeling_amns.protocols`: what the teacher of AWM copies, averages and asks.
+    """
+
+    def __init__(self, vision_model: AMNSVisionModel, visual_projection: nn.Linear):
+        super().__init__()
+        self.vision_model = vision_model
+        self.visual_projection = visual_projection
+        # Of the wrapper alone: the modules are the student's, their modes too.
+        self.training = vision_model.training
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a whole image."""
+        return self.vision_model.embeddings.num_patches
+
+    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+        """Attention of CLS to each patch, float32 [B, num_patches]; see `AMNSVisionModel.cls_attention`."""
+        return self.vision_model.cls_attention(pixel_values, last_layers)
+
+    def patch_embeds(self, pixel_values: Tensor) -> Tensor:
+        """Every patch in the shared embedding space, as the CLS token is projected: float [B, num_patches, D]."""
+        hidden = self.vision_model(pixel_values).last_hidden_state[:, 1:]
+        return self.visual_projection(self.vision_model.post_layernorm(hidden))
+
+
+def _cls_row(layer: CLIPEncoderLayer, hidden: Tensor) -> Tensor:
     """CLS row of one encoder layer's attention averaged over heads, without CLS itself: float32 [B, N - 1]."""
-    attention = layer.self_attn
+    attention: CLIPAttention = layer.self_attn
+    heads = (attention.num_heads, attention.head_dim)
     normed = layer.layer_norm1(hidden)
-    query = attention.q_proj(normed[:, 0]).unflatten(-1, (attention.num_heads, attention.head_dim))
-    key_weight = _applied_weight(attention.k_proj).unflatten(0, (attention.num_heads, attention.head_dim))
-    query = torch.einsum("bhd,hdc->bhc", query, key_weight)
-    scores = torch.matmul(query, normed.transpose(1, 2)).float() * attention.scale
-    return scores.softmax(dim=-1).mean(dim=1)[:, 1:]
+    query = attention.q_proj(normed[:, 0]).unflatten(-1, heads)
+    key_weight = _applied_weight(attention.k_proj)
+    if key_weight is None:
+        keys = attention.k_proj(normed).unflatten(-1, heads)
+        scores = torch.einsum("bhd,bnhd->bhn", query, keys)
+    else:
+        query = torch.einsum("bhd,hdc->bhc", query, key_weight.unflatten(0, heads))
+        scores = torch.matmul(query, normed.transpose(1, 2))
+    return (scores.float() * attention.scale).softmax(dim=-1).mean(dim=1)[:, 1:]
 
 
-def _applied_weight(layer: nn.Linear) -> Tensor:
-    """The matrix that a layer applies; a LoRA layer of PEFT keeps what its adapters add apart until it is merged."""
+def _applied_weight(linear: nn.Module) -> Tensor | None:
+    """The matrix that a layer applies, None where only a call of the layer has it: offloaded, or quantised.
+
+    A LoRA layer of PEFT keeps what its adapters add apart until it is merged.
+    """
+    layer: Any = linear
     weight = layer.weight
+    if weight.is_meta or not weight.is_floating_point():
+        return None
     if not hasattr(layer, "get_delta_weight") or layer.merged or layer.disable_adapters:
         return weight
     return weight + sum(layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A)
 
 
-__all__ = ["AMNSVisionEmbeddings", "AMNSVisionModel", "resize_positions"]
+AMNSVisionModel.register_for_auto_class("AutoModel")
+
+__all__ = ["AMNSImageTower", "AMNSVisionEmbeddings", "AMNSVisionModel", "resize_positions"]

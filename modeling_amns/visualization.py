@@ -113,7 +113,7 @@ def ranking_picture(
 
 def as_seen(row: Mapping[str, Any], processor: PairProcessor) -> Image.Image:
     """A row's image as the model sees it: RGB, in the processor's size."""
-    return load_image(row, processor.image_size, processor.image_processor.resample)
+    return load_image(row, processor)
 
 
 def _framed(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:

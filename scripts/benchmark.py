@@ -7,16 +7,17 @@ python scripts/benchmark.py cache   # peak memory of a step with the gradient ca
 python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
 """
 
-import argparse
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from transformers import CLIPConfig, CLIPModel
 
 from modeling_amns import AMNSConfig, AMNSModel, AMNSProcessor, load_benchmark, make_synthetic_benchmark
+from modeling_amns.cli import parse, run_script
 from modeling_amns.data.transforms import Augmentation
 from modeling_amns.ema import ImageTeacher
 from modeling_amns.losses import bsdm, matching_loss
@@ -39,7 +40,19 @@ SIZES = {
 }
 
 
-def step(options: argparse.Namespace) -> None:
+@dataclass
+class Options:
+    """Sizes, which not every benchmark asks for."""
+
+    size: str = field(default="small", metadata={"help": "Of the encoders.", "choices": list(SIZES)})
+    batch_size: int = field(default=16, metadata={"help": "Pairs of a step, or images."})
+    repeats: int = field(default=5, metadata={"help": "Rounds; the median counts."})
+    queries: int = field(default=20000, metadata={"help": "Rows of the metric's queries."})
+    gallery: int = field(default=20000, metadata={"help": "Rows of its gallery."})
+    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where it runs."})
+
+
+def step(options: Options) -> None:
     """A training step (forward, loss, backward, teacher) at 384x128 with and without AWM."""
     model = AMNSModel(AMNSConfig(vision_config=SIZES[options.size], text_config=SIZES[options.size]))
     model.to(options.device).train()
@@ -63,7 +76,7 @@ def step(options: argparse.Namespace) -> None:
     print_ratios(side_by_side(work, options.repeats), "keep_ratio 1.0", "training step")
 
 
-def embed(options: argparse.Namespace) -> None:
+def embed(options: Options) -> None:
     """Image features at 224x224, the size that CLIPModel takes, from the same weights."""
     vision = {**SIZES[options.size], "image_size": 224, "patch_size": 16}
     clip = CLIPModel(CLIPConfig(vision_config=vision)).to(options.device).eval()
@@ -82,7 +95,7 @@ def embed(options: argparse.Namespace) -> None:
     print(f"largest difference of the features: {difference.abs().max():.1e}")
 
 
-def data(options: argparse.Namespace) -> None:
+def data(options: Options) -> None:
     """JPEG files to a normalised, augmented batch of 384x128 with tokens, on one thread of this process."""
     torch.set_num_threads(1)
     for height, width in ((128, 64), (384, 128), (768, 256)):
@@ -100,12 +113,12 @@ def data(options: argparse.Namespace) -> None:
         )
 
 
-def cache(options: argparse.Namespace) -> None:
+def cache(options: Options) -> None:
     """Peak memory of a training step, plain and with the gradient cache."""
     print(memory_table(SIZES[options.size], options.batch_size, (0, 16, 4), options.device))
 
 
-def metric(options: argparse.Namespace) -> None:
+def metric(options: Options) -> None:
     """The metric on random embeddings; peak memory is that of the whole process."""
     generator = np.random.default_rng(0)
     gallery = generator.standard_normal((options.gallery, 512), dtype=np.float32)
@@ -123,18 +136,12 @@ def metric(options: argparse.Namespace) -> None:
 def main() -> int:
     """Runs one benchmark."""
     benchmarks = {"step": step, "embed": embed, "data": data, "cache": cache, "metric": metric}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=list(benchmarks))
-    parser.add_argument("--size", default="small", choices=list(SIZES), help="size of the encoders")
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--queries", type=int, default=20000)
-    parser.add_argument("--gallery", type=int, default=20000)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    benchmarks[options.what](options)
+    options, what = parse((Options,), __doc__, {"what": "one of " + ", ".join(benchmarks)})
+    if what not in benchmarks:
+        raise ValueError(f"There is no benchmark {what!r}; there are {', '.join(benchmarks)}.")
+    benchmarks[what](options)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script("benchmark.py", main))

@@ -8,9 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from modeling_amns import AMNSProcessor
+from transformers import AutoTokenizer
+
+from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.clip_tokenizer import clip_tokenizer
-from modeling_amns.conversion import convert_checkpoint
+from modeling_amns.conversion import convert_checkpoint, convert_preprocessing
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -18,7 +20,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Converts CLIP, OpenCLIP, IRRA and RDE checkpoints to AMNS.")
     parser.add_argument("checkpoint", type=Path, help="file, or folder of a transformers or OpenCLIP model")
     parser.add_argument("output_dir", type=Path, help="folder that AMNSModel.from_pretrained will load")
-    parser.add_argument("--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: the file's own")
+    parser.add_argument(
+        "--image_size", type=int, nargs="+", help="height and width, one number for a square; default: the file's own"
+    )
     parser.add_argument("--stride", type=int, help="pixels between patches if they overlap (IRRA's stride_size)")
     parser.add_argument("--hidden_act", choices=["quick_gelu", "gelu"], help="default: by the origin of the file")
     parser.add_argument(
@@ -37,7 +41,7 @@ def main() -> int:
             options.checkpoint, options.image_size, options.stride, options.hidden_act, options.head_width
         )
         model.save_pretrained(options.output_dir)
-        processor = save_processor(options, model.config.image_size)
+        processor = save_processor(options, model)
     except (ValueError, OSError) as error:
         print(f"convert_checkpoint.py: {error}", file=sys.stderr)
         return 1
@@ -47,20 +51,20 @@ def main() -> int:
     return 0
 
 
-def save_processor(options: argparse.Namespace, image_size: list[int]) -> str:
-    """Saves a processor beside the model and says which, or that there is none."""
+def save_processor(options: argparse.Namespace, model: AMNSModel) -> str:
+    """Saves a processor with the preprocessing of the checkpoint, and says whose tokenizer it has, if any."""
+    images = convert_preprocessing(options.checkpoint, model.config.image_size)
     source = options.processor
     if source is None and (options.checkpoint / "tokenizer.json").is_file():
         source = options.checkpoint
-    if source is not None:
-        AMNSProcessor.from_pretrained(source, image_size=image_size).save_pretrained(options.output_dir)
-        return f"tokenizer of {source}"
     try:
-        tokenizer = clip_tokenizer()
+        tokenizer = clip_tokenizer() if source is None else AutoTokenizer.from_pretrained(source)
     except FileNotFoundError as error:
         return f"saved without a processor: {error}"
-    AMNSProcessor.from_tokenizer(tokenizer, image_size).save_pretrained(options.output_dir)
-    return "OpenAI's tokenizer"
+    processor = AMNSProcessor(images, tokenizer)
+    processor.max_tokens = min(processor.max_tokens, model.config.text_config.max_position_embeddings)
+    processor.save_pretrained(options.output_dir)
+    return "OpenAI's tokenizer" if source is None else f"tokenizer of {source}"
 
 
 if __name__ == "__main__":

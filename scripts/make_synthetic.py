@@ -11,9 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from transformers import HfArgumentParser
 
+from modeling_amns.cli import parse, run_script
+from modeling_amns.data.benchmarks import BENCHMARKS
 from modeling_amns.data.synthetic import LAYOUTS, make_synthetic_benchmark
+
+
+@dataclass
+class SheetArguments:
+    """A picture of what was made."""
+
+    sheet: str | None = field(default=None, metadata={"help": "PNG file for a contact sheet of the test split."})
+    sheet_images: int = field(default=24, metadata={"help": "How many images the contact sheet shows."})
 
 
 @dataclass
@@ -32,14 +41,12 @@ class SyntheticArguments:
         default_factory=lambda: [128, 48], metadata={"help": "Height and width of the images in pixels."}
     )
     num_workers: int | None = field(default=None, metadata={"help": "Processes that draw; default one a processor."})
-    sheet: str | None = field(default=None, metadata={"help": "PNG file for a contact sheet of the test split."})
-    sheet_images: int = field(default=24, metadata={"help": "How many images the contact sheet shows."})
 
 
 def write_sheet(folder: Path, layout: str, file: str, count: int, columns: int = 6) -> None:
     """Saves a grid of `count` images spread over the test split, each with its captions below it."""
-    form = LAYOUTS[layout]
-    records = json.loads((folder / form.annotation).read_text(encoding="utf-8"))
+    known = BENCHMARKS[layout]
+    records = json.loads((folder / known.annotations[0]).read_text(encoding="utf-8"))
     records = [record for record in records if record["split"] == "test"]
     chosen = [records[i * len(records) // count] for i in range(min(count, len(records)))]
     tall, wide, text_height, font = 300, 250, 190, ImageFont.load_default(13)
@@ -48,10 +55,10 @@ def write_sheet(folder: Path, layout: str, file: str, count: int, columns: int =
     pen = ImageDraw.Draw(sheet)
     for place, record in enumerate(chosen):
         x, y = place % columns * wide, place // columns * (tall + text_height)
-        with Image.open(folder / "imgs" / record[form.path_field]) as photo:
+        with Image.open(folder / known.images / record[known.path_field]) as photo:
             photo = photo.resize((round(tall * photo.width / photo.height), tall), Image.Resampling.BICUBIC)
         sheet.paste(photo, (x + (wide - photo.width) // 2, y + 4))
-        lines = [f"id {record['id']}  {record[form.path_field]}"]
+        lines = [f"id {record['id']}  {record[known.path_field]}"]
         for caption in record["captions"][:2]:
             lines += textwrap.wrap(f"- {caption}", 38)
         pen.multiline_text((x + 6, y + tall + 8), "\n".join(lines[:13]), "black", font, spacing=1)
@@ -59,24 +66,15 @@ def write_sheet(folder: Path, layout: str, file: str, count: int, columns: int =
 
 
 def main() -> int:
-    """Exit code 0 on success, 1 with one line of explanation on bad input."""
-    (options,) = HfArgumentParser(
-        SyntheticArguments, description=__doc__.splitlines()[0]
-    ).parse_args_into_dataclasses()
-    arguments = vars(options).copy()
-    sheet, sheet_images = arguments.pop("sheet"), arguments.pop("sheet_images")
-    try:
-        folder = make_synthetic_benchmark(**{**arguments, "image_size": tuple(options.image_size)})
-        if sheet:
-            write_sheet(folder, options.layout, sheet, sheet_images)
-    except (ValueError, OSError) as error:
-        print(f"make_synthetic.py: {error}", file=sys.stderr)
-        return 1
+    """Writes the benchmark, and a picture of it on request."""
+    options, sheet = parse((SyntheticArguments, SheetArguments), __doc__)
+    folder = make_synthetic_benchmark(**{**vars(options), "image_size": tuple(options.image_size)})
     print(f"Wrote {options.layout} to {folder}")
-    if sheet:
-        print(f"Wrote contact sheet to {sheet}")
+    if sheet.sheet:
+        write_sheet(folder, options.layout, sheet.sheet, sheet.sheet_images)
+        print(f"Wrote contact sheet to {sheet.sheet}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script("make_synthetic.py", main))

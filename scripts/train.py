@@ -11,29 +11,45 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from accelerate import PartialState
-from huggingface_hub.errors import HTTPError
 from transformers.utils import logging
 
-from modeling_amns.recipe import parse_arguments, push, run
+from modeling_amns import AMNSTrainingArguments
+from modeling_amns.cli import run_script
+from modeling_amns.recipe import DataArguments, ModelArguments, parse_arguments, push, run
 from modeling_amns.report import RunReport, figures_table
+from modeling_amns.trainer import NonFiniteLossError
 
 
 def main() -> int:
-    """Runs the recipe; exit code 0 on success, 1 with one line of explanation on bad input."""
+    """Runs the recipe; without any option only says what it would do."""
     logging.set_verbosity_warning()
-    try:
-        data, start, args = parse_arguments()
-        trainer, report = run(data, start, args)
+    data, start, args = parse_arguments()
+    if len(sys.argv) == 1:
         if PartialState().is_main_process:
-            print_report(report, args.output_dir)
-        if args.push_to_hub:
-            push(trainer)
-    except (ValueError, OSError, ImportError, HTTPError) as error:
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+            print(plan(data, start, args), file=sys.stderr)
         return 1
+    trainer, report = run(data, start, args)
+    if PartialState().is_main_process:
+        print_report(report, args.output_dir)
+    if args.push_to_hub:
+        push(trainer)
     # Threads of a group that is left to the end of the interpreter can abort it.
     PartialState().destroy_process_group()
     return 0
+
+
+def plan(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments) -> str:
+    """What a run with these options trains, on what, for how long, and how to start it or a shorter one."""
+    height, width = start.image_size or (384, 128)
+    model = start.model_name_or_path or "a model of ViT-B/16's size from random weights"
+    return (
+        f"train.py: no option given. This would train {model} at {height}x{width} on {data.name} in {data.data_root}, "
+        f"{args.num_train_epochs:g} epochs in batches of {args.per_device_train_batch_size}, into {args.output_dir}: "
+        "about a day on two CPU cores, much less on a GPU. Nothing was started.\n"
+        "  train for minutes:     --config quickstart\n"
+        "  start it all the same: --yes\n"
+        "  see all options:       --help"
+    )
 
 
 def print_report(report: RunReport, folder: str) -> None:
@@ -46,4 +62,4 @@ def print_report(report: RunReport, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script("train.py", main, (NonFiniteLossError,)))

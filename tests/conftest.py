@@ -1,7 +1,10 @@
 """Fixtures: tiny models and processors that fit a test suite of minutes. Nothing is read from the network."""
 
+import itertools
 import os
+import secrets
 import tempfile
+import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tables that tests make don't belong in the user's cache. Programs that tests start share the folder; the first
@@ -14,13 +17,49 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models gain nothing by threads, and those of two test processes would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from transformers.utils import logging
 
 from modeling_amns import AMNSConfig, AMNSForPersonRetrieval, AMNSModel, AMNSProcessor
+from modeling_amns.losses import MATCHING_LOSSES
 
 logging.disable_progress_bar()
+# Property tests draw the same few cases in each run; `--hypothesis-profile=long` draws many, new ones each time.
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=100, database=None)
+settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile("quick")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz-seconds", type=float, default=0, help="each fuzz test goes on for so long with new seeds")
+    parser.addoption("--fuzz-seed", type=int, help="each fuzz test tries this seed alone, as its failure named it")
+
+
+@pytest.fixture
+def fuzz(request):
+    """`fuzz(count, check)` calls check(generator) for the seeds 0 to count - 1; a failure names its seed."""
+
+    def run(count, check):
+        seconds, seed = (request.config.getoption(name) for name in ("--fuzz-seconds", "--fuzz-seed"))
+        seeds = range(count) if seed is None else [seed]
+        if seconds:
+            # Seeds that no earlier long run has tried, but one that is named can be tried again.
+            seeds = itertools.chain(seeds, iter(lambda: secrets.randbelow(2**40), None))
+        end = time.monotonic() + seconds
+        for tried, number in enumerate(seeds, start=1):
+            try:
+                check(np.random.default_rng(number))
+            except Exception as error:
+                raise AssertionError(f"--fuzz-seed={number}: {type(error).__name__}: {error}") from error
+            if seconds and tried >= count and time.monotonic() > end:
+                print(f"{request.node.nodeid}: {tried} inputs")
+                break
+
+    return run
+
 
 IMAGE_SIZE = [64, 32]
 PATCH = 8
@@ -74,6 +113,15 @@ def tiny_retrieval_model(processor: AMNSProcessor, num_identities: int = 0, **ch
             text_config=processor.text_config_fields, vision_config=vision, num_identities=num_identities, **changes
         )
     )
+
+
+@pytest.fixture
+def own_losses():
+    """Losses that a test registers are forgotten after it."""
+    before = dict(MATCHING_LOSSES)
+    yield
+    MATCHING_LOSSES.clear()
+    MATCHING_LOSSES.update(before)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import warnings
 
@@ -10,8 +11,9 @@ import pytest
 from PIL import Image
 
 from modeling_amns import inject_noise, load_benchmark, make_synthetic_benchmark
-from modeling_amns.data.annotations import BENCHMARKS, Benchmark, Counts
-from modeling_amns.data.benchmarks import dropped_pairs
+from modeling_amns.cards import dataset_card, template
+from modeling_amns.data.benchmarks import BENCHMARKS, Benchmark, dropped_pairs
+from modeling_amns.data.records import Counts
 
 SIZES = {"train_identities": 6, "val_identities": 3, "test_identities": 4, "images_per_identity": 2}
 LAYOUTS = ["cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic-pedes"]
@@ -278,6 +280,7 @@ def counted(monkeypatch):
     """Takes the three images of `small` for the whole of a published benchmark whose split goes by id."""
     known = Benchmark(
         "synthetic-pedes",
+        "synthetic-pedes",
         ("reid_raw.json", "caption_all.json"),
         "file_path",
         "ask",
@@ -399,3 +402,74 @@ def test_cuhk_pedes_is_not_taken_for_the_synthetic_benchmark(small):
     with pytest.raises(FileNotFoundError, match="holds reid_raw.json and no synthetic.json, so it may be another"):
         load_benchmark("synthetic-pedes", folder, "train")
     assert len(quietly("cuhk-pedes", folder, "train")) == 6
+
+
+@pytest.fixture
+def market(tmp_path, monkeypatch):
+    """A benchmark of another form: tab-separated lines, images in a folder of another name."""
+    reads = []
+
+    def read_lines(benchmark, file, data):
+        reads.append(file)
+        rows = [line.split("\t") for line in data.decode().splitlines()]
+        return [
+            {"id": int(who), "picture": path, "captions": [text], "split": split} for who, path, text, split in rows
+        ]
+
+    entry = Benchmark(
+        "market", "Market", ("list.tsv",), "picture", "ask", splits=("train", "test"), images="photos", read=read_lines
+    )
+    monkeypatch.setitem(BENCHMARKS, "market", entry)
+    (tmp_path / "Market" / "photos").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 16), (80 * number, 0, 0)).save(tmp_path / "Market" / "photos" / f"{number}.png")
+    lines = ["9\t0.png\ta hat\ttrain", "4\t1.png\ta coat\ttrain", "7\t2.png\ta bag\ttest"]
+    (tmp_path / "Market" / "list.tsv").write_text("\n".join(lines))
+    return tmp_path, reads
+
+
+def test_a_benchmark_of_another_form_is_one_entry_with_its_reader(market):
+    root, _ = market
+    train = load_benchmark("market", root, "train")
+    assert train["caption"][:] == ["a hat", "a coat"] and train["person_id"][:] == [1, 0]
+    assert [image.getpixel((0, 0))[0] for image in train["image"]] == [0, 80]
+    test = load_benchmark("market", root, "test")
+    assert test["gallery"]["person_id"][:] == [7] and test["queries"]["caption"][:] == ["a bag"]
+    with pytest.raises(ValueError, match="market has no val split"):
+        load_benchmark("market", root, "val")
+
+
+def test_what_a_reader_returns_is_checked_like_any_annotation(market):
+    root, _ = market
+    (root / "Market" / "list.tsv").write_text("1\t../../outside.png\tx\ttrain")
+    with pytest.raises(ValueError, match=r"list.tsv, record 0 .*: picture is '../../outside.png', which leaves"):
+        load_benchmark("market", root, "train")
+
+
+def test_the_splits_of_a_benchmark_read_its_annotation_once_and_a_changed_file_again(market):
+    root, reads = market
+    for split in ("train", "test", "train"):
+        load_benchmark("market", root, split)
+    assert len(reads) == 1
+    (root / "Market" / "list.tsv").write_text("1\t0.png\tsomebody else\ttrain")
+    assert load_benchmark("market", root, "train")["caption"][:] == ["somebody else"] and len(reads) == 2
+
+
+def test_the_facts_of_a_benchmark_agree_with_each_other():
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.name == name and set(benchmark.counts) in (set(), set(benchmark.splits))
+        next_id = benchmark.first_id
+        for split, (first, last) in benchmark.split_ids.items():
+            assert first == next_id and last - first + 1 == benchmark.counts[split].persons
+            next_id = last + 1
+        if benchmark.max_captions == 1:
+            assert all(counts.images == counts.captions for counts in benchmark.counts.values())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cards_take_published_counts_from_the_one_place_where_they_stand(layout, monkeypatch):
+    by_hand = template(f"{layout}.md").read_text()
+    assert "{counts}" in by_hand and not re.search(r"\d,\d{3}|\| (train|val|test)", by_hand)
+    other = Benchmark(layout, "x", ("x",), "x", "x", splits=("train",), counts={"train": Counts(7, 1234, 98765)})
+    monkeypatch.setitem(BENCHMARKS, layout, other)
+    assert "| train | 7 | 1,234 | 98,765 |" in dataset_card(layout).text

@@ -1,14 +1,17 @@
 """The check of a whole benchmark: what it finds, what counts as broken, and the script around it."""
 
+import csv
 import json
 import runpy
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 
-from modeling_amns.data.check import MAX_TOKENS, check_benchmark
+from modeling_amns.data.check import MAX_TOKENS, check_benchmark, check_pairs
+from modeling_amns.data.pair_files import Columns
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "check_data.py"
 
@@ -104,13 +107,102 @@ def test_long_captions_are_counted_by_the_tokenizer_that_is_given(benchmark):
     write(folder, records)
     assert check(folder).long_captions is None
     assert "not counted" in check(folder).as_text()
-    report = check(folder, count_tokens=lambda captions: [len(caption.split()) for caption in captions])
+    count = lambda captions: [len(caption.split()) for caption in captions]  # noqa: E731
+    report = check(folder, count_tokens=count)
     assert report.long_captions == 1 and not report.broken
+    report = check(folder, count_tokens=count, max_tokens=MAX_TOKENS - 1)
+    assert report.long_captions == 2 and f"longer than {MAX_TOKENS - 1} tokens: 2" in report.as_text()
+
+
+PERSONS = ["ann", "ann", "bob", "cy"]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Own pairs of four images as rows (image, caption, who, split), which a test may spoil."""
+    for number in range(4):
+        Image.new("RGB", (8 + number, 16), (9, number, 0)).save(tmp_path / f"{number}.png")
+    return [[f"{n}.png", f"person {n}", PERSONS[n], "train" if n < 3 else "test"] for n in range(4)]
+
+
+def write_pairs(folder, rows, kind="csv"):
+    names = ["image", "caption", "who", "split"]
+    if kind == "csv":
+        with open(folder / "pairs.csv", "w", newline="") as file:
+            csv.writer(file).writerows([names, *rows])
+        return folder / "pairs.csv"
+    table = [dict(zip(names, row)) for row in rows]
+    for row in table:
+        row["image"] = {"bytes": (folder / row["image"]).read_bytes(), "path": row["image"]}
+    data = datasets.Dataset.from_list(table).cast_column("image", datasets.Image())
+    if kind == "images":
+        return data
+    parts = {part: data.filter(part.__eq__, input_columns=["split"]) for part in ("train", "test")}
+    return datasets.DatasetDict({part: found.remove_columns("split") for part, found in parts.items()})
+
+
+def check_own(source, **options):
+    return check_pairs(source, columns=Columns(person_id="who"), progress=False, num_workers=2, **options)
+
+
+@pytest.mark.parametrize("kind", ["csv", "images", "splits"])
+def test_sound_pairs_are_counted_and_not_broken(tmp_path, own, kind):
+    own.append(["0.png", "again", "ann", "train"])
+    report = check_own(write_pairs(tmp_path, own, kind))
+    assert not report.broken and not report.remarks
+    assert report.counts == {"train": (2, 3, 4), "test": (1, 1, 1)}
+    assert report.image_sizes == ((8, 16), (11, 16))
+
+
+@pytest.mark.parametrize("kind", ["csv", "images", "splits"])
+def test_all_that_is_wrong_with_own_pairs_is_found_at_once(tmp_path, own, kind):
+    own += [["1.png", "", "ann", "train"], ["2.png", "x", "nan", "train"], ["3.png", "x", "dora", "test"]]
+    own[0][2] = "cy"
+    (tmp_path / "2.png").write_bytes(b"no image")
+    report = check_own(write_pairs(tmp_path, own, kind))
+    assert report.broken
+    said = sorted(line.split("(counted from 0): ")[1] for line in report.invalid)
+    assert [line[:13] for line in said] == ["caption is em", "image 3.png b", "who is the st"]
+    assert report.shared_persons == 1
+    assert len(report.unreadable) == 1 and "Cannot read image" in report.unreadable[0]
+
+
+def test_pairs_whose_images_are_missing_or_that_have_no_split_are_broken_or_counted_whole(tmp_path, own):
+    (tmp_path / "1.png").unlink()
+    report = check_own(write_pairs(tmp_path, own))
+    assert report.broken and report.num_missing == 1 and "First: 1.png" in report.missing
+    bare = datasets.Dataset.from_list([{"image": "0.png", "caption": "x", "who": "ann"}])
+    assert check_own(bare, image_root=tmp_path).counts == {"all": (1, 1, 1)}
+    with pytest.raises(FileNotFoundError, match="There is no image folder .*nowhere"):
+        check_own(bare, image_root=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="has no usable row: .*caption is empty"):
+        check_own(write_pairs(tmp_path, [["0.png", "", "ann", "train"]]))
+
+
+def test_the_script_checks_own_pairs_by_the_token_limit_of_a_checkpoint(tmp_path, own, processor, monkeypatch, capsys):
+    own[0][1] = "red " * 20
+    file = write_pairs(tmp_path, own)
+    processor.save_pretrained(tmp_path / "checkpoint")
+    settings = json.loads((tmp_path / "checkpoint" / "tokenizer_config.json").read_text())
+    (tmp_path / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 12}))
+    options = "--pairs", file, "--person-id-column", "who", "--processor", tmp_path / "checkpoint", "--json"
+    code, printed, _ = run_script(monkeypatch, capsys, *options)
+    report = json.loads(printed)
+    assert code == 0 and (report["long_captions"], report["max_tokens"]) == (1, 12)
+    assert report["counts"]["test"] == {"persons": 1, "images": 1, "captions": 1}
+    write_pairs(tmp_path, [*own, ["0.png", "x", "dora", "train"]])
+    code, printed, _ = run_script(monkeypatch, capsys, "--pairs", file, "--person_id_column", "who")
+    assert code == 1 and "image 0.png belongs to person dora" in printed
+    for wrong in (["--on_missing", "drop"], ["--split_file", "x.json"]):
+        code, _, error = run_script(monkeypatch, capsys, "--pairs", file, *wrong)
+        assert code == 1 and f"{wrong[0]} has no effect on the check of own pairs" in error
+    code, _, error = run_script(monkeypatch, capsys, "--image_root", tmp_path)
+    assert code == 1 and "--image_root has no effect on the check of a benchmark" in error
 
 
 def run_script(monkeypatch, capsys, *options):
     """Exit code, output and error output of the script in this process."""
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--benchmark", "synthetic-pedes", *map(str, options)])
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, options)])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     return ended.value.code, *capsys.readouterr()
@@ -123,7 +215,7 @@ def test_the_script_prints_the_report_and_fails_when_something_is_broken(
     records[0]["captions"] = ["red " * 200]
     write(folder, records)
     processor.save_pretrained(tmp_path / "checkpoint")
-    options = "--data_root", tmp_path, "--processor", tmp_path / "checkpoint", "--json", "true"
+    options = "--data-root", tmp_path, "--processor", tmp_path / "checkpoint", "--json", "true"
     code, printed, _ = run_script(monkeypatch, capsys, *options)
     report = json.loads(printed)
     assert code == 0 and report["broken"] is False

@@ -6,7 +6,10 @@ import json
 import pytest
 import torch
 from training_run import make_trainer
+from transformers import TrainerCallback
+from transformers import trainer as trainer_module
 
+from modeling_amns import AMNSTrainer
 from modeling_amns.checkpoints import last_whole_checkpoint, missing_parts, write_manifest
 from modeling_amns.trainer import NonFiniteLossError
 
@@ -82,6 +85,71 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_previous_checkpoint_whole(
         trainer.train()
     found, skipped = last_whole_checkpoint(tmp_path / "output")
     assert found.name == "checkpoint-2" and not skipped
+
+
+def test_a_checkpoint_is_whole_before_older_ones_go_and_the_arguments_stay_as_they_are(tmp_path, monkeypatch):
+    whole, limits, rotate = [], [], trainer_module.rotate_checkpoints
+
+    def spy(output_dir, save_total_limit, **kwargs):
+        whole.append(
+            missing_parts(max((tmp_path / "output").glob("checkpoint-*"), key=lambda path: int(path.name[11:])))
+        )
+        rotate(output_dir, save_total_limit, **kwargs)
+
+    class Watch(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            limits.append(args.save_total_limit)
+
+    save = AMNSTrainer._save_rng_state
+
+    def inside(self, folder):
+        limits.append(self.args.save_total_limit)
+        save(self, folder)
+
+    monkeypatch.setattr(trainer_module, "rotate_checkpoints", spy)
+    monkeypatch.setattr(AMNSTrainer, "_save_rng_state", inside)
+    trainer = make_trainer(tmp_path, max_steps=4, save_total_limit=1, **SAVE)
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert whole == [[], []] and limits == [1] * 4
+    saved = torch.load(tmp_path / "output" / "checkpoint-4" / "training_args.bin", weights_only=False)
+    assert saved.save_total_limit == 1
+    assert [path.name for path in (tmp_path / "output").glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize("state", [None, '{"epoch": 1.0, "glo'])
+def test_a_checkpoint_without_the_state_that_is_written_last_is_not_whole(tmp_path, state):
+    folder = checkpoint(tmp_path, 2, whole=False)
+    write_manifest(folder, to_come=("trainer_state.json",))
+    if state:
+        (folder / "trainer_state.json").write_text(state)
+    assert missing_parts(folder) == ["trainer_state.json is missing or cut short"]
+    (folder / "trainer_state.json").write_text("{}")
+    assert missing_parts(folder) == []
+
+
+@pytest.mark.parametrize("best", [3, 6])
+def test_a_new_best_is_saved_at_whichever_step_it_is_found(tmp_path, monkeypatch, best):
+    """Evaluations at 3 and 6, checkpoints at 2, 4 and 6, as shares of the training that are rounded one by one."""
+    options = {**SAVE, "save_steps": 0.21, "eval_strategy": "steps", "eval_steps": 0.41, "max_steps": 7}
+    trainer = make_trainer(tmp_path, **options)
+    rank = AMNSTrainer._rank
+
+    def graded(self, *args):
+        embedded, metrics = rank(self, *args)
+        return embedded, {**metrics, "eval_rank1": float(self.state.global_step == best)}
+
+    monkeypatch.setattr(AMNSTrainer, "_rank", graded)
+    trainer.train()
+    assert (trainer.state.eval_steps, trainer.state.save_steps, trainer.state.best_global_step) == (3, 2, best)
+    assert not missing_parts(tmp_path / "output" / f"checkpoint-{best}")
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "output" / f"checkpoint-{best}")
+
+
+@pytest.mark.parametrize("resume", ["false", "no", False, None])
+def test_a_wish_not_to_resume_in_words_is_one(tmp_path, resume):
+    trainer = make_trainer(tmp_path, max_steps=1, **{**SAVE, "save_strategy": "no"})
+    assert trainer.train(resume_from_checkpoint=resume).global_step == 1
 
 
 def test_older_checkpoints_are_removed_after_the_new_one_is_whole(tmp_path):

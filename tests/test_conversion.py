@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.clip_tokenizer import clip_tokenizer
-from modeling_amns.conversion import convert_checkpoint
+from modeling_amns.conversion import convert_checkpoint, convert_preprocessing
 
 SCRIPT = str(Path(__file__).parent.parent / "scripts" / "convert_checkpoint.py")
 VOCAB, CONTEXT, PATCH = 300, 20, 8
@@ -381,6 +382,68 @@ def test_open_clip_models_of_another_shape_are_refused(tmp_path, open_clip, opti
         convert_checkpoint(saved(tmp_path, model.state_dict()))
 
 
+PREPROCESSING = {
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.25, 0.3],
+    "interpolation": "bilinear",
+    "resize_mode": "squash",
+}
+
+
+def open_clip_folder(folder, grid, image_size, **preprocessing):
+    """Random weights in OpenAI's layout beside a configuration of OpenCLIP's."""
+    weights = openai_weights(grid)
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": {"vision_cfg": {"image_size": image_size}}, "preprocess_cfg": preprocessing}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return weights
+
+
+def test_preprocessing_of_open_clip_comes_along(tmp_path):
+    open_clip_folder(tmp_path, SQUARE, 32, **PREPROCESSING)
+    images = convert_preprocessing(tmp_path)
+    assert images.image_mean == (0.5, 0.4, 0.3) and images.image_std == (0.2, 0.25, 0.3)
+    assert images.resample == Image.Resampling.BILINEAR and not images.do_center_crop
+    assert dict(images.size) == {"height": 32, "width": 32}
+    assert dict(convert_preprocessing(tmp_path, (192, 64)).size) == {"height": 192, "width": 64}
+    open_clip_folder(tmp_path, SQUARE, 32)
+    assert convert_preprocessing(tmp_path).resample == Image.Resampling.BICUBIC
+    open_clip_folder(tmp_path, SQUARE, 32, interpolation="area")
+    with pytest.raises(ValueError, match="open_clip_model.safetensors: .* interpolation 'area'; known are bicubic"):
+        convert_preprocessing(tmp_path)
+
+
+def test_open_clip_names_the_grid_that_no_number_of_positions_tells(tmp_path):
+    weights = open_clip_folder(tmp_path, (2, 8), [16, 64])
+    model = convert_checkpoint(tmp_path, hidden_act="quick_gelu")
+    assert model.config.image_size == [16, 64] and dict(convert_preprocessing(tmp_path).size)["width"] == 64
+    assert_equals_reference(model, weights, (2, 8))
+    # Sixteen positions: not to be read as the square of the size asked for.
+    resized = convert_checkpoint(tmp_path, image_size=32, hidden_act="quick_gelu")
+    kept = resized.vision_model.embeddings.position_embedding.weight[1:]
+    assert resized.config.vision_config.grid_size == SQUARE
+    assert not torch.allclose(kept, weights["visual.positional_embedding"][1:])
+
+
+@pytest.mark.parametrize("prefix, resample", [("base_model.", "BILINEAR"), ("", "BICUBIC")])
+def test_files_are_resampled_as_their_authors_did(tmp_path, prefix, resample):
+    """IRRA and RDE by torchvision's Resize, which is bilinear; OpenAI bicubic."""
+    file = saved(tmp_path, {"model": {prefix + key: value for key, value in openai_weights(CROP).items()}})
+    images = convert_preprocessing(file)
+    assert images.resample == Image.Resampling[resample]
+    assert dict(images.size) == {"height": CROP[0] * PATCH, "width": CROP[1] * PATCH}
+    assert images.image_mean == pytest.approx([0.48145466, 0.4578275, 0.40821073])
+
+
+def test_a_stride_alone_is_used_and_a_size_alone_leaves_it(tmp_path):
+    file = saved(tmp_path, openai_weights(SQUARE))
+    model = convert_checkpoint(file, stride=4, hidden_act="quick_gelu")
+    assert model.config.vision_config.grid_size == (7, 7) and model.config.image_size == [32, 32]
+    model.save_pretrained(tmp_path / "own")
+    assert convert_checkpoint(tmp_path / "own", image_size=48).config.vision_config.grid_size == (11, 11)
+    assert convert_checkpoint(tmp_path / "own", stride=8).config.vision_config.grid_size == SQUARE
+
+
 def test_transformers_folder_keeps_its_grid_or_is_resized(tmp_path, caplog):
     tiny = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1}
     vision = {**tiny, "image_size": 32, "patch_size": PATCH}
@@ -393,6 +456,11 @@ def test_transformers_folder_keeps_its_grid_or_is_resized(tmp_path, caplog):
     expected = clip.get_image_features(pixels).pooler_output, clip.get_text_features(tokens).pooler_output
     assert_features(convert_checkpoint(tmp_path), pixels, tokens, *expected)
     assert convert_checkpoint(tmp_path, image_size=(192, 64)).config.vision_config.grid_size == CROP
+    assert convert_preprocessing(tmp_path).resample == Image.Resampling.BICUBIC
+    CLIPImageProcessorPil(resample=0, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    own = convert_preprocessing(tmp_path)
+    assert own.resample == 0 and own.image_mean == (0.1, 0.2, 0.3) and not own.do_center_crop
+    assert dict(own.size) == {"height": 32, "width": 32}
     with pytest.raises(ValueError, match="stand in config.json"):
         convert_checkpoint(tmp_path, hidden_act="gelu")
 
@@ -467,7 +535,11 @@ def test_script_writes_a_folder_that_from_pretrained_loads(tmp_path, monkeypatch
     model = AMNSModel.from_pretrained(tmp_path / "out")
     expected = convert_checkpoint(tmp_path / "checkpoint.pt", image_size=(192, 64), hidden_act="gelu")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
-    assert AMNSProcessor.from_pretrained(tmp_path / "out").image_size == (192, 64)
+    converted = AMNSProcessor.from_pretrained(tmp_path / "out")
+    assert converted.image_size == (192, 64) and converted.max_tokens == CONTEXT
+    irra = saved(tmp_path, {f"base_model.{key}": value for key, value in openai_weights(CROP).items()}, "best.pth")
+    assert run_script(monkeypatch, irra, tmp_path / "irra", "--processor", tmp_path / "clip") == 0
+    assert AMNSProcessor.from_pretrained(tmp_path / "irra").image_processor.resample == Image.Resampling.BILINEAR
     assert not any("resblocks" in key for key in model.state_dict())
 
 

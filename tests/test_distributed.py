@@ -87,6 +87,17 @@ def test_a_classifier_without_its_loss_is_left_alone_by_several_processes(tmp_pa
     assert classifier and not classifier & one["gradients"].keys()
 
 
+def test_two_processes_equal_one_with_a_frozen_encoder(tmp_path):
+    """What is not trained is waited for by nobody; with the gradient cache, which has no way back into it."""
+    options = {"max_steps": 2, "frozen": ["vision_model"], "gradient_cache_chunk_size": 2, "learning_rate": 1e-2}
+    one = launch(tmp_path, 1, per_device_train_batch_size=8, **options)
+    two = launch(tmp_path, 2, per_device_train_batch_size=4, **options)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert one["gradients"].keys() == two["gradients"].keys()
+    assert not any("vision_model" in name for name in one["gradients"])
+    assert any("visual_projection" in name for name in one["gradients"])
+
+
 def test_without_gathering_the_processes_see_only_their_own_pairs(tmp_path):
     """The control of the test above: it must be able to fail."""
     options = {"double": True, "max_steps": 1}

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +16,14 @@ import torch
 from conftest import CAPTIONS, IMAGE_SIZE, tiny_config
 from PIL import Image
 
-from modeling_amns import AMNSModel, export
+from modeling_amns import AMNSModel, AMNSProcessor, export
 from modeling_amns.evaluation import evaluate_retrieval
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from modeling_amns.export import amns_onnx  # noqa: E402
+from modeling_amns.export import amns_onnx, preprocessing  # noqa: E402
 from modeling_amns.export.amns_onnx import OnnxRetrieval  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +157,49 @@ def test_pixels_without_torch_are_those_of_the_processor(exported, processor, mo
         image = noise.convert("L" if mode in ("I", "F") else mode).convert(mode)
     got = OnnxRetrieval(exported[0]).pixels(image)
     expected = processor(images=image, return_tensors="np").pixel_values[0]
-    assert got.dtype == np.float32 and np.abs(got - expected).max() < 1e-6
+    assert got.dtype == np.float32 and np.array_equal(got, expected)
+
+
+GREY = np.tile(np.arange(0, 255, 5, dtype=np.uint8), (90, 1))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [GREY.astype(np.int32), GREY.astype(np.int32) * 300, GREY.astype(np.float32) / 255, GREY.astype(np.float32)],
+    ids=["I of 8 bits", "I of 16 bits", "F in [0, 1]", "F in [0, 255]"],
+)
+def test_greys_of_every_depth_are_those_of_the_processor(exported, processor, values):
+    image = Image.fromarray(values)
+    got = OnnxRetrieval(exported[0]).pixels(image)
+    assert np.array_equal(got, processor(images=image, return_tensors="np").pixel_values[0]) and np.ptp(got) > 2
+    with pytest.raises(ValueError, match="values go from 0 to 3[0-9.e+]*; floats in"):
+        amns_onnx.to_rgb(Image.fromarray(GREY.astype(np.float32) * 1.23e4))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_turned_photographs_are_those_of_the_processor(exported, processor, tmp_path, turn):
+    # An exposure of type "signed", whose rational (-1, 0) Pillow reads and can't write.
+    entries = struct.pack("<HHII", 0x0112, 3, 1, turn) + struct.pack("<HHII", 0x829A, 10, 1, 38)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<IiI", 0, -1, 0)
+    Image.fromarray(GREY).resize((30, 90)).save(tmp_path / "1.jpg", exif=exif)
+    got = OnnxRetrieval(exported[0]).pixels(tmp_path / "1.jpg")
+    assert np.array_equal(got, processor(images=tmp_path / "1.jpg", return_tensors="np").pixel_values[0])
+    turned = amns_onnx.to_rgb(Image.open(tmp_path / "1.jpg"))
+    assert turned.size == ((30, 90) if turn < 5 else (90, 30)) and amns_onnx.to_rgb(turned).size == turned.size
+
+
+@pytest.mark.parametrize("options", [{}, {"do_normalize": False}, {"rescale_factor": 1 / 127.5, "resample": 2}])
+def test_settings_of_the_processor_are_exported(processor, options, tmp_path):
+    own = AMNSProcessor.from_tokenizer(copy.deepcopy(processor.tokenizer), IMAGE_SIZE)
+    for name, value in options.items():
+        setattr(own.image_processor, name, value)
+    own.max_tokens = 12
+    parameters = preprocessing(tiny_model(processor), own, {})
+    assert parameters["text"]["max_length"] == 12
+    reader = object.__new__(OnnxRetrieval)
+    reader.image = json.loads(json.dumps(parameters))["image"]
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (90, 50, 3), dtype=np.uint8))
+    assert np.array_equal(reader.pixels(image), own(images=image, return_tensors="np").pixel_values[0])
 
 
 def test_files_and_rotated_photographs_are_read_as_by_the_processor(exported, processor, tmp_path):
@@ -211,6 +255,27 @@ def test_the_exported_folder_searches_from_the_command_line(exported, photos, tm
     assert done.stdout.splitlines() == [f"{scores[index]:.4f}  {paths[index]}" for index in best]
     done = subprocess.run([*command[:2], tmp_path, "a boy"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and f"there are no images in {tmp_path}" in done.stderr
+
+
+def test_every_ending_that_pillow_reads_is_searched_and_the_others_are_counted(exported, tmp_path):
+    """On a console of Windows' code page, where odd names are escaped and lose nothing."""
+    image, names = Image.linear_gradient("L").convert("RGB"), ["a.jfif", "b.jpe", "c.avif", "D.PNG", "人.png"]
+    for name in names:
+        kind = {"jfif": "JPEG", "jpe": "JPEG", "avif": "AVIF"}.get(name[2:], "PNG")
+        image.save(tmp_path / name, kind)
+    (tmp_path / "人.txt").write_text("no image")
+    (tmp_path / "e.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0")
+    (tmp_path / "欠.jpg").write_text("no image either")
+    command = [sys.executable, exported[0] / "amns_onnx.py", tmp_path, "a boy", "--top", "99"]
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr
+    assert {line.split("  ")[1] for line in done.stdout.splitlines()} == {
+        str(tmp_path / name.replace("人", "\\u4eba")) for name in names
+    }
+    counted, broken = done.stderr.strip().splitlines()
+    assert counted == "amns_onnx.py: left out 2 file(s) with endings of no image that can be read."
+    assert "\\u6b20.jpg: UnidentifiedImageError" in broken
 
 
 def test_a_broken_image_is_left_out_of_a_search_by_its_name(exported, photos, tmp_path):
@@ -295,7 +360,7 @@ def test_half_precision_is_exported_in_float32_and_left_as_it_was(tmp_path, proc
 
 
 def test_weights_beyond_one_file_lie_beside_the_graph(tmp_path, processor, photos, exported, monkeypatch):
-    monkeypatch.setattr(export, "SINGLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(export.onnx, "SINGLE_FILE_BYTES", 1000)
     export.export_onnx(exported[1], processor, tmp_path, int8=True)
     assert (tmp_path / "image_encoder.onnx.data").stat().st_size > 100_000
     paths = sorted(photos.iterdir())
@@ -361,7 +426,7 @@ def test_each_row_of_the_comparison_is_the_encoder_that_it_names(exported, proce
             embeds = encoder.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
         return {"rank1": torch.nn.functional.normalize(embeds, dim=-1)[0, 0].item()}
 
-    monkeypatch.setattr(export, "evaluate_retrieval", first_entry)
+    monkeypatch.setattr(export.onnx, "evaluate_retrieval", first_entry)
     assert export.compare(copy.deepcopy(model).bfloat16(), processor, folder, {})
     rows = export.compare(model, processor, folder, {})
     runs = [OnnxRetrieval(folder, int8).sessions["text"] for int8 in (False, True)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import runpy
 import shutil
 import sys
 import time
@@ -20,11 +21,14 @@ from transformers.trainer_utils import HubStrategy
 
 from modeling_amns import AMNSModel, make_synthetic_benchmark
 from modeling_amns.cards import weights_sha256
-from modeling_amns.hub import push_metric, stage_checkpoint
+from modeling_amns.hub import push_checkpoint, push_dataset_card, push_metric, push_synthetic, stage_checkpoint
 from modeling_amns.pushes import refuse_unfit_pushes
 
 SCRIPT = ROOT / "scripts" / "push_to_hub.py"
-CODE = {"configuration_amns.py", "image_modes_amns.py", "modeling_amns.py", "processing_amns.py", "vision_amns.py"}
+CODE = {
+    f"{name}_amns.py"
+    for name in ("configuration", "image_modes", "modeling", "pretrained", "processing", "text", "vision")
+}
 FILES = CODE | {"README.md", "config.json", "model.safetensors"}
 FILES |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 FIGURES = {"epoch": 1.0, "rank1": 12.34, "rank5": 20.0, "rank10": 30.0, "mAP": 10.0, "mINP": 5.0}
@@ -255,14 +259,8 @@ def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path, checkpoint, change,
 
 @pytest.mark.parametrize("repo_id", ["name", "org/na me", "a/b/c", "org/"])
 def test_an_id_that_is_none_ends_the_script_with_one_line(hub, tmp_path, checkpoint, repo_id, monkeypatch, capsys):
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import push_to_hub
-
-    sys.path.pop(0)
-    monkeypatch.setattr(sys, "argv", ["push_to_hub.py", str(checkpoint), repo_id])
-    assert push_to_hub.main() == 1
-    error = capsys.readouterr().err
-    assert f"{repo_id!r} is no id of" in error and len(error.splitlines()) == 1
+    code, _, error = push_here(monkeypatch, capsys, checkpoint, repo_id)
+    assert code == 1 and f"{repo_id!r} is no id of" in error and len(error.splitlines()) == 1
 
 
 TRAIN = """
@@ -340,17 +338,17 @@ print(upload.result().oid)
     assert done.returncode == 1 and "org/output is there and public" in done.stderr
 
 
-def test_adapters_are_pushed_merged_and_never_as_they_are():
-    class Adapted:
-        merge_and_unload = None
+def test_adapters_are_pushed_merged_and_never_as_they_are(processor):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(tiny_retrieval_model(processor), peft.LoraConfig(target_modules=["q_proj"]))
 
     class Args:
         push_to_hub, hub_strategy = True, HubStrategy.EVERY_SAVE
 
     with pytest.raises(ValueError, match="hub_strategy end with use_peft"):
-        refuse_unfit_pushes(Adapted(), Args)
+        refuse_unfit_pushes(adapted, Args)
     Args.hub_strategy = HubStrategy.END
-    refuse_unfit_pushes(Adapted(), Args)
+    refuse_unfit_pushes(adapted, Args)
 
 
 def test_strategies_that_would_upload_optimizer_states_are_refused(hub, tmp_path):
@@ -451,9 +449,11 @@ model.push_to_hub("org/name", commit_message="new", tags=["mine"])
 
 
 def test_the_metric_is_pushed_as_a_space_and_loads_by_its_id(hub, tmp_path):
-    program = "from modeling_amns.hub import push_metric\npush_metric('org/person_retrieval')"
-    done = run(hub, tmp_path, program)
+    program = "from modeling_amns.hub import push_metric\npush_metric('org/person_retrieval', private={})"
+    done = run(hub, tmp_path, program.format(None))
     assert done.returncode == 0, done.stderr[-3000:]
+    done = run(hub, tmp_path, program.format(True))
+    assert done.returncode == 1 and "org/person_retrieval is there and public" in done.stderr
     assert {"person_retrieval.py", "ranking.py", "README.md"} <= set(hub.files("org/person_retrieval", "spaces"))
     load = """
 import evaluate
@@ -472,10 +472,17 @@ print(metric.compute(predictions=queries, references=[7, 8], gallery_embeddings=
 def test_the_synthetic_benchmark_is_pushed_with_its_images_and_counts(hub, tmp_path):
     sizes = {"train_identities": 3, "val_identities": 1, "test_identities": 2, "images_per_identity": 2}
     make_synthetic_benchmark(tmp_path / "data", **sizes, image_size=(64, 24), num_workers=1)
-    program = "import sys\nfrom modeling_amns.hub import push_synthetic\npush_synthetic(sys.argv[1], 'org/synthetic')"
+    program = """
+import sys
+from modeling_amns.hub import push_synthetic
+print(push_synthetic(sys.argv[1], "org/synthetic", private=True).oid)
+print(push_synthetic(sys.argv[1], "org/synthetic", revision="v1").oid)
+"""
     done = run(hub, tmp_path, program, tmp_path / "data")
     assert done.returncode == 0, done.stderr[-3000:]
-    files = hub.files("org/synthetic", "datasets")
+    repo, files = hub.repos["datasets", "org/synthetic"], hub.files("org/synthetic", "datasets")
+    assert repo.private and done.stdout.split() == [repo.branches["main"], repo.branches["v1"]]
+    assert hub.files("org/synthetic", "datasets", "v1") == files
     tables = {name: pyarrow.parquet.read_table(io.BytesIO(files[name])) for name in files if name.endswith("parquet")}
     assert len(tables) == 3
     for table in tables.values():
@@ -494,3 +501,42 @@ print(data.num_rows, data[0]["image"].size, data[0]["caption"])
 """
     done = run(hub, tmp_path, pulled, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0 and done.stdout.startswith("8 (24, 64) "), done.stderr[-3000:]
+
+
+def push_here(monkeypatch, capsys, *options):
+    """Exit code, output and error output of the script in this process."""
+    monkeypatch.setattr(sys, "argv", ["push_to_hub.py", *map(str, options)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_the_card_of_a_real_benchmark_is_shown_and_pushed_without_anything_else(hub, tmp_path, monkeypatch, capsys):
+    options = ["cuhk-pedes", "org/cuhk", "--dataset-card"]
+    code, shown, _ = push_here(monkeypatch, capsys, *options, "--dry_run")
+    assert code == 0 and "| train | 11,003 | 34,054 | 68,126 |" in shown and not hub.log
+    done = run(hub, tmp_path, SCRIPT, *options, "--private")
+    assert done.returncode == 0 and "org/cuhk" in done.stdout, done.stderr[-3000:]
+    files = hub.files("org/cuhk", "datasets")
+    assert set(files) == {"README.md"} and files["README.md"].decode().strip() == shown.strip()
+    assert hub.repos["datasets", "org/cuhk"].private
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["market", "org/x"], "There is no benchmark 'market'"),
+        (["synthetic-pedes", "org/x"], "push_synthetic pushes both"),
+        (["cuhk-pedes", "x"], "no id of the form ORG/NAME"),
+        (["cuhk-pedes", "org/x", "--license", "mit"], "--license is for checkpoints"),
+    ],
+)
+def test_a_card_that_cannot_be_pushed_is_one_line(options, message, monkeypatch, capsys):
+    code, _, error = push_here(monkeypatch, capsys, *options, "--dataset_card")
+    assert code == 1 and message in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("push", [push_metric, push_checkpoint, push_synthetic, push_dataset_card])
+def test_a_misspelt_argument_of_a_push_is_refused(push):
+    with pytest.raises(TypeError, match="privat"):
+        push("a", "org/name", privat=True)

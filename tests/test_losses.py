@@ -1,5 +1,6 @@
 """Losses against plain-Python loops in float64, finite differences, and at the edges."""
 
+import functools
 import math
 
 import pytest
@@ -9,10 +10,14 @@ from torch.nn import functional as F
 from modeling_amns.losses import (
     MATCHING_LOSSES,
     bsdm,
+    check_options,
     identity_loss,
     inverse_sdm,
     itc,
+    loss_names,
     matching_loss,
+    needs_temperature,
+    register_loss,
     sdm,
     tal,
     waf,
@@ -230,3 +235,87 @@ def test_inverse_sdm_bounds_the_gradient_of_a_wrong_pair():
     logits = torch.tensor([[-500.0, 500.0]], requires_grad=True)
     inverse_sdm(logits, torch.tensor([[True, False]])).sum().backward()
     assert logits.grad.abs().max() <= 1
+
+
+def test_an_own_loss_keeps_its_own_temperature_unless_it_is_marked():
+    generator = torch.Generator().manual_seed(0)
+    image, text = torch.randn(2, 6, 8, generator=generator, dtype=torch.float64)
+
+    def softened(logits, positives, temperature=1.0):
+        return itc(logits / temperature, positives)
+
+    plain = matching_loss(itc, image, text, IDS, temperature=0.05)
+    assert torch.equal(matching_loss(softened, image, text, IDS, temperature=0.05), plain)
+    twice = matching_loss(itc, image, text, IDS, temperature=0.05**2)
+    assert torch.allclose(matching_loss(needs_temperature(softened), image, text, IDS, temperature=0.05), twice)
+    assert not torch.allclose(plain, twice)
+
+
+def test_arguments_bound_to_tal_are_kept_and_the_temperature_is_still_passed():
+    generator = torch.Generator().manual_seed(0)
+    image, text = torch.randn(2, 6, 8, generator=generator, dtype=torch.float64)
+    want = matching_loss(tal, image, text, IDS, temperature=0.05, margin=0.7)
+    assert torch.equal(matching_loss(functools.partial(tal, margin=0.7), image, text, IDS, temperature=0.05), want)
+    own = matching_loss(functools.partial(tal, temperature=0.5), image, text, IDS, temperature=0.05)
+    logits = F.normalize(image, dim=1) @ F.normalize(text, dim=1).T / 0.05
+    positives = IDS[:, None] == IDS[None, :]
+    want = sum(tal(x, positives, temperature=0.5).mean() for x in (logits, logits.T))
+    assert torch.allclose(own, want)
+
+
+@pytest.mark.parametrize("gamma", [0.5, -1.0, float("nan")])
+def test_a_focal_exponent_with_an_unbounded_gradient_is_refused_by_the_identity_loss_too(gamma):
+    with pytest.raises(ValueError, match="identity: gamma must be 0 or at least 1"):
+        identity_loss(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([0, 1]), gamma=gamma)
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("waf", {"gama": 2}, r"The loss waf has no option 'gama'. Its options are gamma, weighting"),
+        ("waf", {"gamma": 0.5}, r"waf can't be computed with \{'gamma': 0.5\}: waf: gamma must be 0"),
+        ("waf", {"weighting": "soft"}, "weighting must be one of"),
+        ("itc", {"margin": 1}, r"The loss itc has no option 'margin'. Its options are none"),
+        ("tal", {"margin": "wide"}, "tal can't be computed with"),
+        ("sdm", {"eps": -1.0}, "must give a finite number"),
+        ("bsdm", {"inverse_weight": float("inf")}, "must give a finite number"),
+        ("identity", {"gamma": 0.5}, "identity: gamma must be 0 or at least 1"),
+        ("identity", {"smoothing": 0.1}, r"no option 'smoothing'. Its options are gamma"),
+        ("focal", {}, "There is no loss 'focal'; the losses are itc, sdm"),
+    ],
+)
+def test_a_wrong_option_of_a_loss_is_named_with_the_options_that_there_are(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_options(name, options)
+
+
+@pytest.mark.parametrize("name", [*REFERENCES, "identity"])
+def test_each_loss_passes_its_own_trial(name):
+    check_options(name, {})
+
+
+@pytest.mark.parametrize(
+    "fn, message",
+    [
+        (lambda logits, positives: logits.sum(), "for each of 3 rows"),
+        (lambda logits, positives: logits.detach().sum(1), "with a gradient"),
+        (lambda logits, positives: logits.sum(1) / 0, "a finite number"),
+        (lambda logits, positives: 1.0, "found 1.0"),
+        (lambda logits: logits.sum(1), "can't be computed"),
+    ],
+)
+def test_an_own_loss_that_gives_something_else_is_refused(own_losses, fn, message):
+    register_loss("mine", fn)
+    with pytest.raises(ValueError, match=message):
+        check_options("mine", {})
+
+
+def test_a_name_is_given_to_one_loss_only(own_losses):
+    register_loss("mine", itc)
+    register_loss("mine", itc)
+    assert loss_names()[-2:] == ("mine", "identity")
+    for name in ("mine", "waf", "identity"):
+        with pytest.raises(ValueError, match=f"There is a loss '{name}' already"):
+            register_loss(name, sdm)
+    with pytest.raises(ValueError, match="under a plain word"):
+        register_loss("my loss", sdm)

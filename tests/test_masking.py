@@ -52,6 +52,10 @@ def test_a_keep_ratio_outside_the_range_is_an_error(keep_ratio):
         select_patches(torch.zeros(1, 4), keep_ratio)
 
 
+def test_the_smallest_keep_ratio_keeps_a_patch():
+    assert select_patches(torch.tensor([[0.0, 2.0, 1.0]]), 1e-10).tolist() == [[1]]
+
+
 def test_blocks_need_the_grid_of_the_patches():
     with pytest.raises(ValueError, match="needs grid"):
         select_patches(torch.zeros(1, 6), 0.5, block=2)

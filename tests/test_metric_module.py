@@ -54,6 +54,57 @@ def test_queries_may_come_in_batches_and_the_metric_is_reusable(metric, case):
         assert found == rank_metrics(*case)
 
 
+@pytest.mark.parametrize("name", [str, "{:03}".format, "p\u00e9 {}\0".format])
+def test_persons_may_be_strings_which_are_compared_as_they_are(metric, case, name):
+    queries, query_ids, gallery, gallery_ids = case
+    query_names, gallery_names = ([name(person) for person in ids.tolist()] for ids in (query_ids, gallery_ids))
+    for rows in torch.arange(40).split(17):
+        metric.add_batch(predictions=queries[rows], references=[query_names[row] for row in rows])
+    found = metric.compute(gallery_embeddings=gallery, gallery_ids=gallery_names, image_to_text=True)
+    assert found == rank_metrics(*case, image_to_text=True)
+    # As numbers these would be the same persons.
+    with pytest.raises(ValueError, match="40 of 40 queries|query_ids are strings"):
+        metric.compute(
+            predictions=queries,
+            references=query_names,
+            gallery_embeddings=gallery,
+            gallery_ids=gallery_ids if name is str else [f"0{person}" for person in gallery_names],
+        )
+
+
+def test_queries_may_be_tensors_of_any_kind_or_come_one_by_one(metric, case):
+    queries, query_ids, gallery, gallery_ids = case
+    expected = rank_metrics(queries.bfloat16(), *case[1:])
+    rows = [row.bfloat16().requires_grad_() for row in queries]
+    assert expected == metric.compute(
+        predictions=rows, references=list(query_ids), gallery_embeddings=gallery, gallery_ids=gallery_ids
+    )
+    for row, person in zip(rows, query_ids.tolist(), strict=True):
+        metric.add(prediction=row, reference=person)
+    assert metric.compute(gallery_embeddings=gallery, gallery_ids=gallery_ids) == expected
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        # A cast would make person 1 of it.
+        (np.ones((2, 4)), [0, 1.5], r"references must be integers, .* found 1.5 \(float\) in row 1"),
+        (np.ones((2, 4)), [0, "1"], r"references must be integers, .* found '1' \(str\) in row 1"),
+        (np.ones((2, 4)), ["0", "1"], "references were int64 in earlier batches, here they are string"),
+        (np.ones((2, 4)), [0, 2**70], "references beyond 64 bits can't be stored; pass them as strings"),
+        (np.ones((2, 4)), [0], r"references must hold one person id per row: expected \[2\], found \[1\]"),
+        ([["a"]], [0], "predictions must be one float matrix"),
+    ],
+)
+def test_a_batch_that_a_cast_would_change_is_refused(tmp_path, predictions, references, message):
+    metric = PersonRetrieval(cache_dir=str(tmp_path))
+    metric.add_batch(predictions=np.ones((2, 4)), references=[0, 1])
+    with pytest.raises(ValueError, match=message):
+        metric.add_batch(predictions=predictions, references=references)
+    # What came before stands.
+    assert metric.compute(gallery_embeddings=np.ones((2, 4)), gallery_ids=[0, 1])["mINP"] == 75.0
+
+
 def test_errors_of_the_arithmetic_reach_the_caller(metric, case):
     queries, query_ids, gallery, gallery_ids = case
     with pytest.raises(ValueError, match=r"4 of 40 queries .*query 9 \(person 9\)"):
@@ -71,7 +122,7 @@ def test_batches_of_unequal_width_are_named(tmp_path):
     metric = PersonRetrieval(cache_dir=str(tmp_path))
     metric.add_batch(predictions=np.ones((2, 4)), references=[0, 1])
     metric.add_batch(predictions=np.ones((2, 5)), references=[0, 1])
-    with pytest.raises(ValueError, match="query_embeddings must be"):
+    with pytest.raises(ValueError, match=r"rows of equal length; the batches had \[4, 5\] columns"):
         metric.compute(gallery_embeddings=np.ones((2, 4)), gallery_ids=[0, 1])
 
 

@@ -179,6 +179,20 @@ def test_attention_scores_of_no_layer_are_an_error(model, pixels):
         model.image_attention_scores(pixels, last_layers=0)
 
 
+def test_the_image_tower_shares_the_models_modules_and_embeds_patches_as_the_pooled_token(model, pixels):
+    tower = model.image_tower()
+    assert set(tower.state_dict()) == {
+        name for name in model.state_dict() if name.startswith(("vision_model.", "visual_projection."))
+    }
+    shared = dict(model.named_parameters())
+    assert all(parameter is shared[name] for name, parameter in tower.named_parameters())
+    assert not tower.training and tower.num_patches == 32 and model.grid_size == (8, 4) and model.embedding_dim == 16
+    assert torch.equal(tower.cls_attention(pixels, 2), model.image_attention_scores(pixels, 2))
+    tokens = model.vision_model.post_layernorm(model.vision_model(pixels).last_hidden_state)
+    embeds = tower.patch_embeds(pixels)
+    assert torch.allclose(embeds, model.visual_projection(tokens)[:, 1:], atol=1e-6) and embeds.shape == (4, 32, 16)
+
+
 def test_padding_does_not_change_text_features(model):
     short = torch.tensor([[618, 5, 9, 619]])
     want = model.get_text_features(short).pooler_output

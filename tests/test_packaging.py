@@ -11,7 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+
+import modeling_amns
 
 ROOT = Path(__file__).parents[1]
 # What runs from the unpacked wheel alone, in a folder where there is no source.
@@ -19,6 +22,9 @@ PROGRAM = """
 import contextlib, io, runpy, sys
 from pathlib import Path
 import evaluate
+import psutil  # has a road of its own on each system
+# Windows has none: whoever of ours needs it at import fails here.
+sys.modules["resource"] = None
 import modeling_amns
 from modeling_amns import cards, recipe
 
@@ -121,3 +127,18 @@ def test_what_is_imported_is_required(wheel):
     # datasets is made of these two and requires them itself; cards are rendered by huggingface_hub with jinja2.
     assert imported - {"pyarrow", "tqdm"} <= set.union(*required.values()), imported
     assert {"torch", "jinja2"} <= required[""]
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == modeling_amns.__version__
+    assert citation["preferred-citation"]["title"] in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_checks_before_a_commit_are_those_of_the_test_command():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = readme.partition("<!-- test command -->")[2].partition("<!-- end -->")[0]
+    assert {tool for tool in ("ruff check", "ruff format", "mypy") if f"&& {tool}" in command} == {
+        hook["name"] for hook in hooks
+    }

@@ -2,15 +2,19 @@
 
 import csv
 import json
+import os
 import warnings
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
-from modeling_amns import inject_noise, load_pairs
-from modeling_amns.data.tables import dropped_pairs
+from modeling_amns import inject_noise, load_benchmark, load_pairs
+from modeling_amns.data.sources import SourceArguments
+from modeling_amns.data.tables import contiguous, dropped_pairs
 
 ROWS = [
     ("photos/1.png", "a man, in red", "ben", "train"),
@@ -318,6 +322,10 @@ def test_a_stream_says_what_it_cannot_do(people):
         next(iter(stream))
     with pytest.raises(ValueError, match="pass split=, so that test rows are not trained on"):
         load_pairs(file, streaming=True)
+    with pytest.raises(ValueError, match='on_missing="drop" does not go with streaming'):
+        load_pairs(file, split="train", streaming=True, on_missing="drop")
+    with pytest.raises(ValueError, match="the data set is a stream; pass streaming=True"):
+        load_pairs(with_images(people).to_iterable_dataset(), split="train")
 
 
 def test_the_second_start_takes_a_table_from_the_cache_and_changes_are_noticed(people):
@@ -330,3 +338,212 @@ def test_the_second_start_takes_a_table_from_the_cache_and_changes_are_noticed(p
         write_table(people, "csv", ROWS[:1])
         changed = load_pairs(file, split="train")
     assert len({tuple(d.cache_files[0].items()) for d in (first, other, changed)}) == 3 and len(changed) == 1
+
+
+def random_records(generator, split):
+    """Records of a split: persons of any number, images of any number of captions."""
+    persons = generator.choice(1000, size=4, replace=False).tolist()
+    records = []
+    for number in range(int(generator.integers(3, 8))):
+        captions = [f"{split} {number} {i}" for i in range(int(generator.integers(1, 4)))]
+        records.append({"id": int(generator.choice(persons)), "file_path": f"{split}/{number}.png"})
+        records[-1] |= {"captions": captions, "split": split}
+    return [records[place] for place in generator.permutation(len(records))]
+
+
+@pytest.mark.filterwarnings("ignore:.*more than one split")
+@pytest.mark.parametrize("seed", range(5))
+def test_a_benchmark_and_the_same_rows_as_own_pairs_are_the_same_on_every_road(tmp_path, seed):
+    generator = np.random.default_rng(seed)
+    records = [record for split in ("train", "val", "test") for record in random_records(generator, split)]
+    folder = tmp_path / "synthetic-pedes"
+    for number, record in enumerate(records):
+        (folder / "imgs" / record["split"]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 4), (number, seed, 0)).save(folder / "imgs" / record["file_path"])
+    (folder / "synthetic.json").write_text("{}")
+    (folder / "reid_raw.json").write_text(json.dumps(records))
+    rows = [(record["file_path"], record["captions"], record["id"], record["split"]) for record in records]
+    table = write_table(folder / "imgs", "jsonl", rows)
+    held = with_images(folder / "imgs", rows)
+    sources = {"paths": table, "column": held, "bytes": with_bytes(held)}
+    for split in ("train", "val", "test"):
+        want = load_benchmark("synthetic-pedes", folder, split)
+        for source in sources.values():
+            found = load_pairs(source, split=split)
+            parts = [(want, found)] if split == "train" else [(want[part], found[part]) for part in want]
+            for one, other in parts:
+                assert other["person_id"][:] == contiguous(one["person_id"][:]).tolist()
+                for name in {"caption", "image_id"} & set(one.column_names):
+                    assert other[name][:] == one[name][:], name
+                if "image" in one.column_names:
+                    assert [i.getpixel((0, 0)) for i in other["image"]] == [i.getpixel((0, 0)) for i in one["image"]]
+    train, numbered = load_pairs(table, split="train"), [record for record in records if record["split"] == "train"]
+    assert train["image_path"][:] == load_benchmark("synthetic-pedes", folder, "train")["image_path"][:]
+    assert train["person_name"][:] == [str(record["id"]) for record in numbered for _ in record["captions"]]
+    for source in sources.values():
+        stream = list(load_pairs(source, split="train", streaming=True, image_root=folder / "imgs"))
+        assert [row["caption"] for row in stream] == train["caption"][:]
+        assert [str(row["person_id"]) for row in stream] == train["person_name"][:]
+        assert [row["image"].tobytes() for row in stream] == [image.tobytes() for image in train["image"]]
+
+
+def numbered(rows=ROWS):
+    return [(path, caption, len(person), split) for path, caption, person, split in rows]
+
+
+def test_ids_with_leading_zeros_are_two_persons_or_refused_but_never_one(people):
+    rows = [("photos/1.png", "x", "0001"), ("photos/2.png", "y", "1")]
+    file = write_table(people, "csv", rows, NAMES[:3])
+    assert load_pairs(file)["person_id"][:] == [0, 1]
+    with pytest.raises(ValueError, match="row 0 .*person_id is the string '0001', a name .*streaming=False can"):
+        list(load_pairs(file, streaming=True))
+
+
+@pytest.mark.parametrize("source", ["paths", "images"])
+@pytest.mark.parametrize("form", ["torch", "numpy", "arrow", "pandas"])
+def test_the_format_of_a_data_set_does_not_matter(people, form, source):
+    data = with_images(people, numbered())
+    if source == "paths":
+        data = datasets.Dataset.from_list([dict(zip(NAMES, row)) for row in numbered()])
+    want, found = load_pairs(data, "train", people), load_pairs(data.with_format(form), "train", people)
+    assert all(want[name][:] == found[name][:] for name in set(TRAIN) - {"image"})
+    assert isinstance(found[0]["image"], Image.Image)
+    if form in ("torch", "numpy"):
+        stream = load_pairs(data.to_iterable_dataset().with_format(form), "train", people, streaming=True)
+        assert [row["caption"] for row in stream] == want["caption"][:]
+
+
+def test_an_image_column_with_a_null_names_the_row(people):
+    data = with_images(people, numbered())
+    data = data.map(lambda row, number: {"image": None if number == 4 else row["image"]}, with_indices=True)
+    with pytest.raises(ValueError, match="the data set, record 4 .*: image is nothing .null., expected an image"):
+        load_pairs(data, split="test")
+    assert len(load_pairs(data, split="train")) == 3
+    with pytest.raises(ValueError, match="the data set, row 4 .*: image is nothing .null., expected an image"):
+        list(load_pairs(data.remove_columns("split"), streaming=True))
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "bytes"])
+def test_images_that_pandas_wrote_into_parquet_are_read_on_both_roads(people, kind):
+    frame = pandas.DataFrame([dict(zip(NAMES, row)) for row in numbered()])
+    data = [(people / path).read_bytes() for path in frame["image"]]
+    frame["image"] = data if kind == "bytes" else [{"bytes": one, "path": "x.png"} for one in data]
+    frame.to_parquet(people / "pandas.parquet")
+    train = load_pairs(people / "pandas.parquet", split="train")
+    stream = list(load_pairs(people / "pandas.parquet", split="train", streaming=True))
+    assert train["image_id"][:] == [0, 0, 1] and train["caption"][:] == [row["caption"] for row in stream]
+    for images in (train["image"], [row["image"] for row in stream]):
+        assert [image.getpixel((0, 0))[0] for image in images] == [50, 50, 100]
+
+
+def test_a_data_frame_is_an_error_that_says_what_to_make_of_it(people):
+    frame = pandas.DataFrame([dict(zip(NAMES, row)) for row in ROWS])
+    with pytest.raises(ValueError, match="The source is a DataFrame, .*datasets.Dataset.from_pandas"):
+        load_pairs(frame, split="train", image_root=people)
+    assert len(load_pairs(datasets.Dataset.from_pandas(frame), split="train", image_root=people)) == 3
+
+
+@pytest.mark.parametrize(
+    "person, message",
+    [
+        ("nan", "is the string 'nan', which stands for no value"),
+        ("<NA>", "is the string '<NA>', which stands for no value"),
+        ("a\0", "is the string .a.*, expected a name without control characters"),
+        ("a" * 201, "has 201 characters, expected a name of at most 200"),
+        (float("nan"), "is the number nan, expected a whole number or a name"),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_ids_that_are_no_names_are_refused_on_every_road(people, person, message, streaming):
+    file = write_table(people, "jsonl", [("photos/1.png", "x", person)], NAMES[:3])
+    with pytest.raises(ValueError, match=f"{file}, r(ecord|ow) 0 .*person_id {message}"):
+        list(load_pairs(file, streaming=streaming))
+
+
+def test_people_called_nan_or_null_keep_their_names(people):
+    file = write_table(people, "csv", [("photos/1.png", "x", "Nan"), ("photos/2.png", "y", "Null")], NAMES[:3])
+    assert load_pairs(file)["person_name"][:] == ["Nan", "Null"]
+
+
+def test_ids_are_numbered_whatever_their_length_and_last_character():
+    assert contiguous(["a\0", "a", "b" * 5000, "a"]).tolist() == [1, 0, 2, 0]
+
+
+def test_ids_in_a_data_set_of_images_are_sorted_like_those_of_a_table(people):
+    rows = [("photos/1.png", "x", "10", "train"), ("photos/2.png", "y", "9", "train")]
+    found = [
+        load_pairs(source, split="train") for source in (with_images(people, rows), write_table(people, "csv", rows))
+    ]
+    assert [pairs["person_id"][:] for pairs in found] == [[1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_field_that_only_later_rows_have_does_no_harm_and_one_they_lack_is_named(people, streaming):
+    rows = [dict(zip(NAMES, row)) for row in numbered()]
+    rows[2]["camera"] = 4
+    file = people / "pairs.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert len(list(load_pairs(file, split="train", streaming=streaming))) == 3
+    del rows[1]["caption"]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=f"{file}, r(ecord|ow) 1 .*caption is nothing"):
+        list(load_pairs(file, split="train", streaming=streaming))
+
+
+def test_a_parquet_file_that_breaks_off_is_named_by_a_stream(people):
+    file = write_table(people, "parquet", numbered() * 50)
+    data = bytearray(file.read_bytes())
+    data[8:60] = b"\xff" * 52
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{file} cannot be read as Parquet"):
+        list(load_pairs(file, split="train", streaming=True))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["absolute", "up", "object", "link", "folder link", "parquet"])
+def test_images_outside_of_the_image_folder_are_refused_on_every_road(people, kind, streaming):
+    inner = people / "inner"
+    inner.mkdir()
+    outside = people / "photos" / "1.png"
+    (inner / "link.png").symlink_to(outside)
+    (inner / "folder").symlink_to(people / "photos")
+    image = {"absolute": str(outside), "up": "../photos/1.png", "object": {"path": str(outside)}}.get(kind)
+    image = image or {"link": "link.png", "folder link": "folder/1.png"}.get(kind)
+    file = inner / "pairs.jsonl"
+    file.write_text(json.dumps({"image": image, "caption": "x", "person_id": 0}))
+    if kind == "parquet":
+        file = inner / "pairs.parquet"
+        rows = [{"image": {"bytes": None, "path": str(outside)}, "caption": "x", "person_id": 0}]
+        pandas.DataFrame(rows).to_parquet(file)
+    with pytest.raises(
+        ValueError, match="not in the image folder|leaves the image folder|outside of the image|an object"
+    ):
+        list(load_pairs(file, streaming=streaming))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_pipe_is_not_waited_for(people, streaming):
+    os.mkfifo(people / "photos" / "pipe.png")
+    file = write_table(people, "jsonl", [("photos/pipe.png", "x", 0)], NAMES[:3])
+    with pytest.raises((ValueError, FileNotFoundError), match="photos/pipe.png"):
+        list(load_pairs(file, streaming=streaming))
+    os.mkfifo(people / "pipe.csv")
+    with pytest.raises(FileNotFoundError, match="There is no file .*pipe.csv"):
+        load_pairs(people / "pipe.csv", streaming=streaming)
+
+
+@pytest.mark.parametrize(
+    "pairs, name",
+    [
+        ("~/x/y.csv", "y.csv"),
+        ("/home/somebody/y.csv", "y.csv"),
+        ("org/name", "org/name"),
+        ("people.csv", "people.csv"),
+    ],
+)
+def test_reports_name_own_pairs_without_the_path_to_them(pairs, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert SourceArguments(pairs=pairs).name == name
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "y.csv").write_text("")
+    assert SourceArguments(pairs=pairs).name == name

@@ -268,7 +268,6 @@ def test_the_gradient_cache_gives_the_adapters_the_plain_gradient(start, tmp_pat
         for module in trainer.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        trainer._mean, trainer._std = trainer._mean.double(), trainer._std.double()
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.current_gradient_accumulation_steps = 1
         trainer.training_step(randomise(trainer.model), batch)

@@ -13,10 +13,11 @@ import pytest
 import torch
 from conftest import CAPTIONS, tiny_retrieval_model
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoImageProcessor, pipeline
 from transformers.utils import logging
 
 from modeling_amns import AMNSForPersonRetrieval, AMNSModel, AMNSProcessor, make_synthetic_benchmark
+from modeling_amns.processing_amns import AMNSImageProcessor
 
 # A run in which opening a connection is an error.
 TRACKED = """
@@ -70,6 +71,20 @@ def test_zero_shot_image_classification_gives_our_logits(checkpoint, people, cap
         scores = {entry["label"]: math.log(entry["score"]) for entry in answer}
         assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-4)
         assert max(scores.values()) - min(scores.values()) > 0.1
+
+
+def test_pipelines_make_the_pixels_of_the_processor(checkpoint, processor, tmp_path):
+    """Where transformers' own image processor differs: it paints what a file calls transparent white."""
+    Image.new("RGB", (20, 40), (60, 60, 60)).save(tmp_path / "a.png", transparency=(60, 60, 60))
+    extract = pipeline("image-feature-extraction", model=str(checkpoint))
+    assert type(extract.image_processor) is AMNSImageProcessor
+    with Image.open(tmp_path / "a.png") as image:
+        assert "transparency" in image.info
+        want = processor(images=image, return_tensors="pt").pixel_values
+    for image in (str(tmp_path / "a.png"), Image.open(tmp_path / "a.png")):
+        assert torch.equal(extract.preprocess(image)["pixel_values"], want)
+    for backend in ("pil", "torchvision"):
+        assert type(AutoImageProcessor.from_pretrained(checkpoint, backend=backend)) is AMNSImageProcessor
 
 
 def test_image_feature_extraction_gives_our_embeddings(checkpoint, people):

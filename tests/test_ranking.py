@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import datasets
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -159,6 +160,67 @@ def test_inputs_may_be_arrays_lists_half_precision_or_dataset_columns():
     assert rank_metrics(queries.float().requires_grad_(), ids, gallery.bfloat16(), ids).keys() == expected.keys()
 
 
+KINDS_OF_ROWS = {
+    "float32": lambda x: x,
+    "negative strides": lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1],
+    "foreign byte order": lambda x: x.astype(x.dtype.newbyteorder()),
+    "read only": lambda x: np.frombuffer(x.tobytes(), x.dtype).reshape(x.shape),
+    "long double": lambda x: x.astype(np.longdouble),
+    "objects": lambda x: x.astype(object),
+    "an array of arrays": lambda x: np.array([*x, None], dtype=object)[:-1],
+    "a generator": lambda x: (row for row in x),
+    "tensors with grad": lambda x: [torch.tensor(row).requires_grad_() for row in x],
+    "bfloat16 tensors": lambda x: [torch.tensor(row).bfloat16() for row in x],
+    "bfloat16 arrays": lambda x: x.astype(ml_dtypes.bfloat16),
+    "numbers that are tensors": lambda x: [[torch.tensor(value) for value in row] for row in x],
+    "rows of several kinds": lambda x: [x[0].tolist(), torch.tensor(x[1]).double(), *x[2:]],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_ROWS)
+@pytest.mark.filterwarnings("error")
+def test_rows_of_any_kind_give_the_same_figures(kind):
+    # Small whole numbers, which every kind holds exactly.
+    queries, gallery = np.random.default_rng(5).integers(-9, 10, (2, 6, 4)).astype(np.float32)
+    ids = [0, 1, 2, 0, 1, 2]
+    given = KINDS_OF_ROWS[kind]
+    expected = rank_metrics(queries, ids, gallery, ids)
+    assert rank_metrics(given(queries), ids, given(gallery), ids) == expected
+    similarity = queries @ gallery.T
+    assert similarity_metrics(given(similarity), ids, ids) == similarity_metrics(similarity, ids, ids)
+
+
+KINDS_OF_IDS = {
+    "strings": lambda ids: [f"person {i}" for i in ids],
+    "an array of strings": lambda ids: np.array([f"p{i}" for i in ids]),
+    "an array of objects": lambda ids: np.array([f"p{i}" for i in ids], dtype=object),
+    "a column of strings": lambda ids: datasets.Dataset.from_dict({"id": [f"p{i}" for i in ids]})["id"],
+    "numpy's strings": lambda ids: list(np.array([f"p{i}" for i in ids])),
+    "tensors": lambda ids: [torch.tensor(i) for i in ids],
+    "numpy's numbers": lambda ids: list(np.array(ids)),
+    "negative strides": lambda ids: np.array(ids[::-1])[::-1],
+    "foreign byte order": lambda ids: np.array(ids).astype(">i8"),
+    "unsigned": lambda ids: np.array(ids, dtype=np.uint64) + np.uint64(2**63),
+    "numbers beyond 64 bits": lambda ids: [10**30 + i for i in ids],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_IDS)
+def test_ids_of_any_kind_give_the_same_figures(kind):
+    queries, gallery = np.random.default_rng(6).standard_normal((2, 6, 4))
+    query_ids, gallery_ids = [0, 1, 2, 0, 1, 2], [2, 2, 0, 1, 0, 1]
+    given = KINDS_OF_IDS[kind]
+    expected = rank_metrics(queries, query_ids, gallery, gallery_ids, True)
+    assert rank_metrics(queries, given(query_ids), gallery, given(gallery_ids), True) == expected
+
+
+def test_persons_whose_names_are_nearly_equal_are_others():
+    # Read as numbers, cut at the zero byte or normalised, they would be one.
+    names = ["7", "07", "7.0", "7\0", "\uff17", "\u00e9", "e\u0301"]
+    unit = torch.eye(len(names))
+    assert rank_metrics(unit, names, unit, names) == rank_metrics(unit, range(7), unit, range(7))
+
+
 def test_length_of_an_embedding_does_not_matter_even_where_squares_overflow():
     generator = torch.Generator().manual_seed(4)
     queries, gallery = (torch.randn(8, 5, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -190,7 +252,21 @@ GOOD = [[1.0, 0.0], [0.0, 1.0]]
         ((GOOD, [0, 1], [[1.0], [0.0]], [0, 1]), r"query_embeddings \[2, 2\] and gallery_embeddings \[2, 1\]"),
         ((GOOD, [0], GOOD, [0, 1]), r"query_ids must .* expected \[2\], found \[1\]"),
         ((GOOD, [0, 1], GOOD, [[0, 1]]), r"gallery_ids must .* expected \[2\], found \[1, 2\]"),
-        ((GOOD, [0.0, 1.0], GOOD, [0, 1]), "query_ids must be integers"),
+        ((GOOD, [0.0, 1.0], GOOD, [0, 1]), r"query_ids must be integers, or all .* found 0.0 \(float\) in row 0"),
+        ((GOOD, [0, 1], GOOD, torch.ones(2)), r"gallery_ids must be integers.* found 1.0 \(float\) in row 0"),
+        ((GOOD, [0, "1"], GOOD, [0, 1]), r"query_ids must be integers, or all .* found '1' \(str\) in row 1"),
+        ((GOOD, ["0", 1], GOOD, [0, 1]), r"query_ids must be .* or all of them strings; found 1 \(int\) in row 1"),
+        ((GOOD, [0, None], GOOD, [0, 1]), r"query_ids .* found None \(NoneType\) in row 1"),
+        ((GOOD, [b"0", b"1"], GOOD, [0, 1]), r"query_ids .* found b'0' \(bytes\) in row 0"),
+        ((GOOD, "01", GOOD, [0, 1]), "query_ids must hold one person id per row, found str"),
+        ((GOOD, None, GOOD, [0, 1]), "query_ids must hold one person id per row, found NoneType"),
+        ((GOOD, ["0", "1"], GOOD, [0, 1]), "query_ids are strings, gallery_ids are integers: .* 7 is not '7'"),
+        ((GOOD, ["a", "b" * 999], GOOD, ["a", "c"]), r"query 1 \(person 'b{59}\.\.\.\)\. Leave"),
+        ((GOOD, [0, 2**70], GOOD, [0, 1]), rf"query 1 \(person {2**70}\)"),
+        (([["a", "b"]] * 2, [0, 1], GOOD, [0, 1]), "query_embeddings must be one float matrix.* type <U1"),
+        (([[None, 1.0]] * 2, [0, 1], GOOD, [0, 1]), "query_embeddings must be one float matrix.*NoneType"),
+        ((None, [0, 1], GOOD, [0, 1]), "query_embeddings must be one float matrix.*NoneType"),
+        ((np.array(GOOD) * 1j, [0, 1], GOOD, [0, 1]), "query_embeddings must be one float matrix, found complex"),
         ((GOOD, [0, 1], GOOD, [0, 1], False, 0), "block_size must be at least 1"),
         ((GOOD, [0, 0], GOOD, [0, 1], True), r"image to text, .*query 1 \(person 1\)"),
     ],

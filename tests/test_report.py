@@ -66,11 +66,31 @@ def test_a_figure_that_is_no_number_was_not_measured(tmp_path, lost):
 
 @pytest.mark.parametrize(
     "field, value",
-    [("benchmark", 3), ("best", [1]), ("losses", "bsdm"), ("seconds", "3"), ("own_pairs", 1), ("noise_rate", True)],
+    [
+        *[
+            ("benchmark", 3),
+            ("best", [1]),
+            ("losses", "bsdm"),
+            ("seconds", "3"),
+            ("own_pairs", 1),
+            ("noise_rate", True),
+        ],
+        *[("noise_rate", float("nan")), ("seconds", 10**400), ("noise_seed", 10**400), ("training", "x" * 999)],
+    ],
 )
 def test_a_field_of_the_wrong_kind_names_file_and_field(tmp_path, field, value):
     (tmp_path / "results.json").write_text(json.dumps({field: value}))
-    with pytest.raises(ValueError, match=f"results.json: {field} must be a JSON .*, found"):
+    with pytest.raises(ValueError, match=f"results.json: {field} must be a JSON .*, found") as error:
+        RunReport.load(tmp_path)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("count", ["<b>", None, True, 1e400, [3]])
+def test_counts_of_dropped_pairs_are_numbers(tmp_path, count):
+    (tmp_path / "results.json").write_text(json.dumps({"dropped_pairs": {"train": count}}))
+    with pytest.raises(
+        ValueError, match="results.json: dropped_pairs must be numbers of pairs by split, found .* 'train'"
+    ):
         RunReport.load(tmp_path)
 
 

@@ -2,6 +2,11 @@
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from math import comb
 
 import numpy as np
@@ -207,3 +212,39 @@ def test_what_a_view_hides_is_not_visible(planned_test_split):
         assert "bag_colour" in visible_attributes(person, "back")
         assert "shoes" not in visible_attributes(person, "front", feet_hidden=True)
         assert all(getattr(person, name) != NONE for name in visible_attributes(person, "front"))
+
+
+DRAW = """
+import os, sys, time
+from modeling_amns.data.synthetic import benchmark
+benchmark.MIN_PARALLEL_IMAGES = 1
+def draw(task):
+    print(os.getpid(), flush=True)
+    time.sleep(0.2)
+    return []
+benchmark._draw_person = draw
+benchmark.make_synthetic_benchmark(sys.argv[1], num_workers=2)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    program = subprocess.Popen([sys.executable, "-c", DRAW, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    workers = set()
+    while len(workers) < 2:
+        workers.add(int(program.stdout.readline()))
+    os.kill(program.pid, signal.SIGKILL)
+    program.wait()
+    program.stdout.close()
+
+    def alive(pid):
+        try:
+            # A worker that ended and that nobody has asked after is a zombie.
+            return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    end = time.monotonic() + 30
+    while any(map(alive, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if alive(pid)]

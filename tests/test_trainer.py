@@ -26,7 +26,8 @@ def test_one_step_equals_the_losses_of_the_masked_forward(tmp_path):
     trainer = make_trainer(tmp_path, per_device_train_batch_size=8, augment_flip=0, augment_erasing=0)
     batch = next(iter(trainer.get_train_dataloader()))
     loss = trainer.compute_loss(trainer.model, batch)
-    mean, std = trainer._mean.view(3, 1, 1), trainer._std.view(3, 1, 1)
+    road = trainer.processing_class.image_processor
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (road.image_mean, road.image_std))
     pixel_values = (batch["images"] / 255 - mean) / std
     model = trainer.model
     scores = model.amns.image_attention_scores(pixel_values)  # the teacher starts as a copy of the student
@@ -181,14 +182,20 @@ def test_resuming_with_a_mask_from_a_run_without_one_is_an_error(tmp_path):
         )
 
 
-def test_a_streamed_training_set_trains_as_the_map_style_one(tmp_path):
-    trainer = make_trainer(tmp_path, per_device_train_batch_size=8, max_steps=3)
-    processor = trainer.processing_class
-    streamed = tiny_pairs(tmp_path).to_iterable_dataset()
-    model = tiny_retrieval_model(processor, num_identities=PERSONS)
-    streaming = AMNSTrainer(model, trainer.args, train_dataset=streamed, processing_class=processor)
+def test_a_streamed_training_set_trains_to_the_weights_of_the_map_style_one(tmp_path):
+    """The map-style order drawn beforehand, as a stream; augmentation goes by row and is off."""
+    options = {"augment_flip": 0.0, "augment_crop_padding": 0, "augment_erasing": 0.0}
+    trainer = make_trainer(tmp_path, per_device_train_batch_size=8, max_steps=3, **options)
+    order = [key.row for key in trainer._get_train_sampler()]
+    trainer.train()
+    model = tiny_retrieval_model(trainer.processing_class, num_identities=PERSONS)
+    streamed = tiny_pairs(tmp_path).select(order).to_iterable_dataset()
+    streaming = AMNSTrainer(model, trainer.args, train_dataset=streamed, processing_class=trainer.processing_class)
     streaming.train()
-    assert len([entry for entry in streaming.state.log_history if "loss_bsdm" in entry]) == 3
+    got, want = streaming.model.state_dict(), trainer.model.state_dict()
+    assert all(torch.equal(got[name], value) for name, value in want.items())
+    untrained = tiny_retrieval_model(trainer.processing_class, num_identities=PERSONS).state_dict()
+    assert any(not torch.equal(untrained[name], value) for name, value in want.items())
 
 
 @pytest.mark.parametrize(
@@ -202,6 +209,7 @@ def test_a_streamed_training_set_trains_as_the_map_style_one(tmp_path):
         ({"mask_score": "gradient"}, "mask_score must be one of"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"temperature": -1.0}, "temperature must be above 0"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
         ({"instances_per_identity": 3}, "no multiple of instances_per_identity 3"),
     ],
 )

@@ -46,9 +46,14 @@ def as_split(pairs: datasets.Dataset) -> dict[str, datasets.Dataset]:
 
 
 def make_trainer(
-    folder: Path, double: bool = False, lora: bool = False, num_pairs: int = PAIRS, **options
+    folder: Path,
+    double: bool = False,
+    lora: bool = False,
+    num_pairs: int = PAIRS,
+    frozen: tuple[str, ...] = (),
+    **options,
 ) -> AMNSTrainer:
-    """A trainer over the tiny pairs, on request in float64 or with adapters."""
+    """A trainer over the tiny pairs, on request in float64, with adapters, or with parts that are not trained."""
     processor = AMNSProcessor.from_captions(CAPTIONS * 20, IMAGE_SIZE, vocab_size=620)
     model = tiny_retrieval_model(processor, num_identities=PERSONS)
     if lora:
@@ -56,6 +61,8 @@ def make_trainer(
         # Adapters are for models that came from somewhere.
         model.name_or_path = "start"
         model = add_adapters(model, AdapterArguments(lora_r=4, lora_dropout=0.0))
+    for part in frozen:
+        getattr(model.amns, part).requires_grad_(False)
     if double:
         model.double()
     defaults = {

@@ -1,11 +1,13 @@
-"""Annotation files of the benchmarks: found, read and checked record by record.
+"""Annotation files: found, read and checked record by record, given what is known of their benchmark.
 
-Every error names the file and the record (counted from 0), what was found, what was expected and what to do.
+No benchmark is known here by name; `benchmarks.py` lists them. Every error names the file and the record (counted
+from 0), what was found, what was expected and what to do.
 """
 
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,75 +30,61 @@ _SPLIT_FILE_HELP = (
 )
 
 
-@dataclass(frozen=True)
+def read_json(benchmark: "Benchmark", file: Path, data: bytes) -> Sequence[object]:
+    """The common form: a JSON list of objects, one for each image.
+
+    Args:
+        benchmark: whose annotation it is.
+        file: where it lies, for error messages.
+        data: its bytes.
+    Raises:
+        ValueError: it is not valid JSON, or no list.
+    """
+    items = _load_json(benchmark.name, file, data)
+    if not isinstance(items, list):
+        raise ValueError(
+            f"{benchmark.name}: {file} holds {describe(items)}; expected a list of records; {benchmark.source}."
+        )
+    return items
+
+
+# By identity: an entry is itself and no other, and so it can be part of a key.
+@dataclass(frozen=True, eq=False)
 class Benchmark:
-    """What is known of a benchmark.
+    """All that is known of a benchmark.
 
     Attributes:
+        name: by which it is asked for.
         folder: name of its folder.
         annotations: names of its annotation file, best first.
-        path_field: field of the image path, relative to `imgs/`.
+        path_field: field of the image path, relative to the image folder.
         source: where to get it.
-        has_val: whether it has a val split.
+        splits: those it has.
         counts: published sizes, by split.
         split_ids: first and last person id of each split, where the published split goes by id.
+        first_id: person id of the first person; the others follow, split after split.
+        max_captions: captions of an image, at most; None where there may be any number.
+        tokens: whether its records also have `processed_tokens`, the words of each caption.
         mark: a file beside the annotation that tells it from another benchmark of the same form.
+        images: name of the image folder beside the annotation.
+        read: turns the bytes of its annotation into a dictionary for each image, with `id`, `path_field`, `captions`
+            (a list) and, where the file has splits, `split`. All are checked field by field: a reader only renames.
     """
 
+    name: str
     folder: str
     annotations: tuple[str, ...]
     path_field: str
     source: str
-    has_val: bool = True
-    counts: dict[str, Counts] = field(default_factory=dict)
-    split_ids: dict[str, tuple[int, int]] = field(default_factory=dict)
+    splits: tuple[str, ...] = SPLITS
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    split_ids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    first_id: int = 0
+    max_captions: int | None = None
+    tokens: bool = False
     mark: str | None = None
-
-
-# What the generator writes beside an annotation, in whichever layout.
-SYNTHETIC_MARK = "synthetic.json"
-
-BENCHMARKS = {
-    "cuhk-pedes": Benchmark(
-        folder="CUHK-PEDES",
-        annotations=("reid_raw.json", "caption_all.json"),
-        path_field="file_path",
-        source="its authors hand it out on request "
-        "(github.com/ShuangLI59/Person-Search-with-Natural-Language-Description)",
-        counts={
-            "train": Counts(11_003, 34_054, 68_126),
-            "val": Counts(1_000, 3_078, 6_158),
-            "test": Counts(1_000, 3_074, 6_156),
-        },
-        split_ids={"train": (1, 11_003), "val": (11_004, 12_003), "test": (12_004, 13_003)},
-    ),
-    "icfg-pedes": Benchmark(
-        folder="ICFG-PEDES",
-        annotations=("ICFG-PEDES.json", "ICFG_PEDES.json"),
-        path_field="file_path",
-        source="its authors hand it out on request (github.com/zifyloo/SSAN)",
-        has_val=False,
-        counts={"train": Counts(3_102, 34_674, 34_674), "test": Counts(1_000, 19_848, 19_848)},
-    ),
-    "rstpreid": Benchmark(
-        folder="RSTPReid",
-        annotations=("data_captions.json",),
-        path_field="img_path",
-        source="see github.com/NjtechCVLab/RSTPReid-Dataset",
-        counts={
-            "train": Counts(3_701, 18_505, 37_010),
-            "val": Counts(200, 1_000, 2_000),
-            "test": Counts(200, 1_000, 2_000),
-        },
-    ),
-    "synthetic-pedes": Benchmark(
-        folder="synthetic-pedes",
-        annotations=("reid_raw.json",),
-        path_field="file_path",
-        source="scripts/make_synthetic.py writes it",
-        mark=SYNTHETIC_MARK,
-    ),
-}
+    images: str = "imgs"
+    read: Callable[["Benchmark", Path, bytes], Sequence[object]] = read_json
 
 
 @dataclass(frozen=True)
@@ -120,18 +108,17 @@ class Annotation:
         return [record for record in self.records if record.split == split]
 
 
-def find_annotation(name: str, root: str | Path) -> Path:
+def find_annotation(benchmark: Benchmark, root: str | Path) -> Path:
     """The annotation file of a benchmark.
 
     Args:
-        name: of `BENCHMARKS`.
+        benchmark: whose it is.
         root: the folder that holds the benchmark's folder, or that folder itself.
     Raises:
         FileNotFoundError: there is none, or not the one of this benchmark; the text says what was looked for and what
             is there.
     """
-    benchmark = BENCHMARKS[name]
-    root = Path(root).expanduser()
+    name, root = benchmark.name, Path(root).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(
             f"{name}: {root} is {'a file' if root.exists() else 'not there'}. Pass the folder that holds "
@@ -158,16 +145,20 @@ def find_annotation(name: str, root: str | Path) -> Path:
     )
 
 
-_last: tuple[tuple, Annotation] | None = None
+# The annotation that was read last, under all that it was read from: each split of a benchmark asks for it again.
+_read_last: dict[tuple[Benchmark, Path, Path | None, str], Annotation] = {}
 
 
 def read_annotation(
-    name: str, file: str | Path, split_file: str | Path | None = None, problems: list[str] | None = None
+    benchmark: Benchmark,
+    file: str | Path,
+    split_file: str | Path | None = None,
+    problems: list[str] | None = None,
 ) -> Annotation:
     """Reads and checks an annotation file; reading the same bytes again costs nothing.
 
     Args:
-        name: of `BENCHMARKS`.
+        benchmark: whose it is.
         file: the annotation.
         split_file: replaces the file's own split: a JSON object of `train`, `val` and `test`, each a list of image
             paths or of person ids.
@@ -176,29 +167,27 @@ def read_annotation(
         ValueError: the file is not what it should be.
         FileNotFoundError: it is not there.
     """
-    global _last
     file = Path(file)
-    data = _read_bytes(name, file)
+    split_file = None if split_file is None else Path(split_file)
+    data = _read_bytes(benchmark.name, file)
     digest = hashlib.sha256(data)
     if split_file is not None:
-        split_file = Path(split_file)
-        digest.update(b"split file" + _read_bytes(name, split_file))
-    key = (name, file, split_file, digest.hexdigest())
-    if problems is None and _last is not None and _last[0] == key:
-        return _last[1]
-    annotation = _parse(name, file, data, digest.hexdigest(), split_file, problems)
-    if problems is None:
-        _last = key, annotation
-    return annotation
+        digest.update(b"split file" + _read_bytes(benchmark.name, split_file))
+    key = (benchmark, file, split_file, digest.hexdigest())
+    if problems is not None:
+        return _parse(benchmark, file, data, digest.hexdigest(), split_file, problems)
+    if key not in _read_last:
+        annotation = _parse(benchmark, file, data, digest.hexdigest(), split_file, None)
+        _read_last.clear()
+        _read_last[key] = annotation
+    return _read_last[key]
 
 
 def _parse(
-    name: str, file: Path, data: bytes, digest: str, split_file: Path | None, problems: list[str] | None
+    benchmark: Benchmark, file: Path, data: bytes, digest: str, split_file: Path | None, problems: list[str] | None
 ) -> Annotation:
-    benchmark = BENCHMARKS[name]
-    items = _read_json(name, file, data)
-    if not isinstance(items, list):
-        raise ValueError(f"{name}: {file} holds {describe(items)}; expected a list of records; {benchmark.source}.")
+    name = benchmark.name
+    items = benchmark.read(benchmark, file, data)
     has_split = split_file is None and any(isinstance(item, dict) and "split" in item for item in items)
     report = reporter(f"{name}: {file}", problems)
     records: list[Record] = []
@@ -218,20 +207,20 @@ def _parse(
         records.append(record)
     if not records:
         raise ValueError(f"{name}: {file} holds no usable record; {benchmark.source}.")
-    remarks = []
+    remarks: list[str] = []
     if unknown:
         shown = ", ".join(f"{describe(split)} ({count:,} records)" for split, count in unknown.most_common(3))
         remarks.append(f"{name}: {file} has splits that are neither train nor test, read as val: {shown}.")
     if split_file is not None:
         records = _split_by_file(name, file, records, split_file)
     elif not has_split:
-        records = _split_by_id(name, file, records)
+        records = _split_by_id(benchmark, file, records)
         remarks.append(
             f"{name}: {file} carries no split; it was rebuilt from the person ids, and all counts are the published "
             "ones. The order of its pairs may differ from reid_raw.json, on which published noise index files rely."
         )
     records = check_duplicates(f"{name}: {file}", records, report, remarks)
-    _remark_counts(name, records, remarks)
+    _remark_counts(benchmark, records, remarks)
     return Annotation(file, digest, records, remarks)
 
 
@@ -254,8 +243,8 @@ def _read_record(item: object, number: int, path_field: str, has_split: bool) ->
     return Record(number, check_person_id(item["id"], "id"), path, captions, split)
 
 
-def _remark_counts(name: str, records: list[Record], remarks: list[str]) -> None:
-    for split, published in BENCHMARKS[name].counts.items():
+def _remark_counts(benchmark: Benchmark, records: list[Record], remarks: list[str]) -> None:
+    for split, published in benchmark.counts.items():
         found = count([record for record in records if record.split == split])
         different = [
             f"{getattr(found, kind):,} {kind} (published: {getattr(published, kind):,})"
@@ -264,12 +253,12 @@ def _remark_counts(name: str, records: list[Record], remarks: list[str]) -> None
         ]
         if different:
             remarks.append(
-                f"{name}: {split} has {', '.join(different)}. Figures will not compare with published ones."
+                f"{benchmark.name}: {split} has {', '.join(different)}. Figures will not compare with published ones."
             )
 
 
 def _split_by_file(name: str, file: Path, records: list[Record], split_file: Path) -> list[Record]:
-    table = _read_json(name, split_file, _read_bytes(name, split_file))
+    table = _load_json(name, split_file, _read_bytes(name, split_file))
     if not isinstance(table, dict) or not table or not all(isinstance(value, list) for value in table.values()):
         raise ValueError(f"{name}: {split_file} holds {describe(table)}; {_SPLIT_FILE_HELP}.")
     lookup: dict[object, str] = {}
@@ -286,24 +275,23 @@ def _split_by_file(name: str, file: Path, records: list[Record], split_file: Pat
                 raise ValueError(f"{name}: {split_file} puts {describe(entry)} into {lookup[entry]} and {split}.")
     result = []
     for record in records:
-        split = lookup.get(record.path) or lookup.get(record.person_id)
-        if split is None:
+        found = lookup.get(record.path) or lookup.get(record.person_id)
+        if found is None:
             raise ValueError(
                 f"{name}: {split_file} says nothing of record {record.number} of {file}: image {record.path}, person "
                 f"{record.person_id}. List every image or person in one of its splits."
             )
-        result.append(record._replace(split=split))
+        result.append(record._replace(split=found))
     return result
 
 
-def _split_by_id(name: str, file: Path, records: list[Record]) -> list[Record]:
-    """The published split of CUHK-PEDES by person id, accepted if every count comes out."""
-    benchmark = BENCHMARKS[name]
+def _split_by_id(benchmark: Benchmark, file: Path, records: list[Record]) -> list[Record]:
+    """The published split by person id, where there is one, accepted if every count comes out."""
     by_id = [
         record._replace(split=split)
         for record in records
         for split, (low, high) in benchmark.split_ids.items()
-        if low <= record.person_id <= high
+        if low <= int(record.person_id) <= high
     ]
     found = {split: count([record for record in by_id if record.split == split]) for split in benchmark.split_ids}
     if benchmark.split_ids and len(by_id) == len(records) and found == benchmark.counts:
@@ -317,12 +305,15 @@ def _split_by_id(name: str, file: Path, records: list[Record]) -> list[Record]:
         )
         told += ", so its ids are not the published ones."
     raise ValueError(
-        f"{name}: {file} has no field split, so nothing says which images are for training.{told} "
+        f"{benchmark.name}: {file} has no field split, so nothing says which images are for training.{told} "
         f"Get {benchmark.annotations[0]}, or {_SPLIT_FILE_HELP}."
     )
 
 
 def _read_bytes(name: str, file: Path) -> bytes:
+    if file.exists() and not file.is_file():
+        # A pipe or a device would be waited for without an end.
+        raise ValueError(f"{name}: {file} is no regular file.")
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -331,7 +322,7 @@ def _read_bytes(name: str, file: Path) -> bytes:
         raise ValueError(f"{name}: {file} cannot be read: {error}.") from error
 
 
-def _read_json(name: str, file: Path, data: bytes) -> object:
+def _load_json(name: str, file: Path, data: bytes) -> object:
     try:
         return json.loads(data)
     except RecursionError:
@@ -346,12 +337,4 @@ def _plain(name: str) -> str:
     return name.casefold().replace("_", "-")
 
 
-__all__ = [
-    "BENCHMARKS",
-    "SPLITS",
-    "SYNTHETIC_MARK",
-    "Annotation",
-    "Benchmark",
-    "find_annotation",
-    "read_annotation",
-]
+__all__ = ["Annotation", "Benchmark", "find_annotation", "read_annotation", "read_json"]

@@ -1,19 +1,78 @@
 """CUHK-PEDES, ICFG-PEDES, RSTPReid and synthetic-pedes as `datasets`, the same columns for all.
 
+Another benchmark is another entry of `BENCHMARKS`, with a reader of its own where its annotation has another form.
 Rows stand in the order of the annotation file, the captions of an image one after the other: published noise index
 files rely on that order.
 """
 
-import hashlib
 import os
 import warnings
 from pathlib import Path
 
 import datasets
 
-from .annotations import BENCHMARKS, SPLITS, Annotation, Benchmark, find_annotation, read_annotation
+from .annotations import Annotation, Benchmark, find_annotation, read_annotation
 from .files import ImageFolder
-from .tables import TABLE_VERSION, cached_split, dropped_pairs, partial_description, split_tables
+from .records import SPLITS, Counts
+from .tables import benchmark_form, cached_split, dropped_pairs, keep_present
+
+# What the generator writes beside an annotation, in whichever layout.
+SYNTHETIC_MARK = "synthetic.json"
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name="cuhk-pedes",
+            folder="CUHK-PEDES",
+            annotations=("reid_raw.json", "caption_all.json"),
+            path_field="file_path",
+            source="its authors hand it out on request "
+            "(github.com/ShuangLI59/Person-Search-with-Natural-Language-Description)",
+            counts={
+                "train": Counts(11_003, 34_054, 68_126),
+                "val": Counts(1_000, 3_078, 6_158),
+                "test": Counts(1_000, 3_074, 6_156),
+            },
+            split_ids={"train": (1, 11_003), "val": (11_004, 12_003), "test": (12_004, 13_003)},
+            first_id=1,
+            tokens=True,
+        ),
+        Benchmark(
+            name="icfg-pedes",
+            folder="ICFG-PEDES",
+            annotations=("ICFG-PEDES.json", "ICFG_PEDES.json"),
+            path_field="file_path",
+            source="its authors hand it out on request (github.com/zifyloo/SSAN)",
+            splits=("train", "test"),
+            counts={"train": Counts(3_102, 34_674, 34_674), "test": Counts(1_000, 19_848, 19_848)},
+            max_captions=1,
+            tokens=True,
+        ),
+        Benchmark(
+            name="rstpreid",
+            folder="RSTPReid",
+            annotations=("data_captions.json",),
+            path_field="img_path",
+            source="see github.com/NjtechCVLab/RSTPReid-Dataset",
+            counts={
+                "train": Counts(3_701, 18_505, 37_010),
+                "val": Counts(200, 1_000, 2_000),
+                "test": Counts(200, 1_000, 2_000),
+            },
+        ),
+        Benchmark(
+            name="synthetic-pedes",
+            folder="synthetic-pedes",
+            annotations=("reid_raw.json",),
+            path_field="file_path",
+            source="scripts/make_synthetic.py writes it",
+            first_id=1,
+            tokens=True,
+            mark=SYNTHETIC_MARK,
+        ),
+    )
+}
 
 
 def load_benchmark(
@@ -51,49 +110,52 @@ def load_benchmark(
 
     Example:
 
-        >>> train = load_benchmark("cuhk-pedes", "data", "train")
-        >>> train[0]["caption"]
-        'A pedestrian with dark hair is wearing red and white shoes, ...'
+        >>> from tempfile import mkdtemp
+        >>> from modeling_amns import make_synthetic_benchmark
+        >>> sizes = {"train_identities": 3, "val_identities": 1, "test_identities": 2, "images_per_identity": 2}
+        >>> folder = make_synthetic_benchmark(mkdtemp(), image_size=(64, 24), num_workers=1, **sizes)
+        >>> train = load_benchmark("synthetic-pedes", folder, "train")
+        >>> train.column_names, len(train)
+        (['image', 'caption', 'person_id', 'image_id', 'image_path'], 12)
+        >>> test = load_benchmark("synthetic-pedes", folder, "test")
+        >>> len(test["gallery"]), len(test["queries"])
+        (4, 8)
     """
+    benchmark = known_benchmark(name)
+    check_options(split, on_missing)
+    annotation = read_annotation(benchmark, find_annotation(benchmark, root), split_file)
+    for remark in annotation.remarks:
+        warnings.warn(remark, stacklevel=2)
+    records = annotation.of(split)
+    if not records:
+        raise ValueError(_empty_split(benchmark, split, annotation))
+    images = image_folder(benchmark, annotation.file)
+    found = keep_present(records, images)
+    if found.missing:
+        every = [record.path for record in annotation.records]
+        text = (
+            f"{name}: {len(found.missing):,} of {found.images:,} images of {split} are not in {images.root}. "
+            f"In all splits: {images.describe_missing(images.missing(every), every)}"
+        )
+        if on_missing == "error":
+            raise FileNotFoundError(
+                f'{text} Complete the folder, or pass on_missing="drop" to go on without their '
+                f"{found.dropped:,} captions."
+            )
+        warnings.warn(f"{text} Their pairs are left out: results are of a partial set.", stacklevel=2)
+    if not found.records:
+        raise FileNotFoundError(f"{name}: no image of {split} is in {images.root}. Complete the folder.")
+    return cached_split(name, split, benchmark_form(split), found, key=annotation.digest)
+
+
+def known_benchmark(name: str) -> Benchmark:
+    """The entry of `BENCHMARKS`; a ValueError lists the names where there is none."""
     if name not in BENCHMARKS:
         raise ValueError(
             f"There is no benchmark {name!r}; expected one of {', '.join(BENCHMARKS)}. "
             "For data of your own use load_pairs."
         )
-    check_options(split, on_missing)
-    annotation = read_annotation(name, find_annotation(name, root), split_file)
-    for remark in annotation.remarks:
-        warnings.warn(remark, stacklevel=2)
-    records = annotation.of(split)
-    if not records:
-        raise ValueError(_empty_split(name, split, annotation))
-    images = image_folder(name, annotation.file)
-    missing = images.missing(record.path for record in records)
-    lost = set(missing)
-    dropped = [record for record in records if record.path in lost]
-    if missing:
-        every = [record.path for record in annotation.records]
-        text = (
-            f"{name}: {len(missing):,} of {len({record.path for record in records}):,} images of {split} are not in "
-            f"{images.root}. In all splits: {images.describe_missing(images.missing(every), every)}"
-        )
-        if on_missing == "error":
-            raise FileNotFoundError(
-                f'{text} Complete the folder, or pass on_missing="drop" to go on without their '
-                f"{sum(len(record.captions) for record in dropped):,} captions."
-            )
-        warnings.warn(f"{text} Their pairs are left out: results are of a partial set.", stacklevel=2)
-    kept = [record for record in records if record.path not in lost]
-    if not kept:
-        raise FileNotFoundError(f"{name}: no image of {split} is in {images.root}. Complete the folder.")
-    captions = sum(len(record.captions) for record in dropped)
-    return cached_split(
-        name,
-        split,
-        key=[TABLE_VERSION, annotation.digest, images.root, hashlib.sha256("\n".join(missing).encode()).hexdigest()],
-        description=partial_description(name, split, len(missing), captions),
-        make=lambda: split_tables(kept, images.root, split, renumber=split == "train"),
-    )
+    return BENCHMARKS[name]
 
 
 def check_options(split: str, on_missing: str) -> None:
@@ -104,30 +166,40 @@ def check_options(split: str, on_missing: str) -> None:
         raise ValueError(f'on_missing is {on_missing!r}; expected "error" or "drop".')
 
 
-def image_folder(name: str, annotation: Path) -> ImageFolder:
-    """`imgs/` beside an annotation file.
+def image_folder(benchmark: Benchmark, annotation: Path) -> ImageFolder:
+    """The image folder beside an annotation file.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    folder = annotation.parent / "imgs"
+    folder = annotation.parent / benchmark.images
     if not folder.is_dir():
         there = ", ".join(sorted(entry.name for entry in os.scandir(annotation.parent) if entry.is_dir())[:8])
         raise FileNotFoundError(
-            f"{name}: there is no folder {folder}; beside {annotation.name} are {there or 'no folders'}. "
-            "Put the images under imgs/, or link imgs to them."
+            f"{benchmark.name}: there is no folder {folder}; beside {annotation.name} are {there or 'no folders'}. "
+            f"Put the images under {benchmark.images}/, or link {benchmark.images} to them."
         )
     return ImageFolder(folder)
 
 
-def _empty_split(name: str, split: str, annotation: Annotation) -> str:
-    if split == "val" and not BENCHMARKS[name].has_val:
+def _empty_split(benchmark: Benchmark, split: str, annotation: Annotation) -> str:
+    name = benchmark.name
+    if split not in benchmark.splits:
         return (
-            f'{name} has no val split. Published results on it are selected on test: pass split="test", or set a part '
-            "of train aside."
+            f'{name} has no {split} split. Published results on it are selected on test: pass split="test", or set a '
+            "part of train aside."
         )
     found = ", ".join(f"{other} {len(annotation.of(other)):,}" for other in SPLITS)
     return f"{name}: {annotation.file} has no records of split {split}; images by split: {found}."
 
 
-__all__ = ["BENCHMARKS", "Benchmark", "check_options", "dropped_pairs", "image_folder", "load_benchmark"]
+__all__ = [
+    "BENCHMARKS",
+    "SYNTHETIC_MARK",
+    "Benchmark",
+    "check_options",
+    "dropped_pairs",
+    "image_folder",
+    "known_benchmark",
+    "load_benchmark",
+]

@@ -1,32 +1,47 @@
-"""Reads a whole benchmark once and says what is wrong with it: records, images, captions, persons."""
+"""Reads whole data once and says what is wrong with it: records, images, captions, persons.
+
+A benchmark by `check_benchmark`, own pairs by `check_pairs`; both report the same.
+"""
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+import datasets
 from datasets.utils import tqdm
+from PIL import Image
 
-from .annotations import Annotation, find_annotation, read_annotation
-from .benchmarks import image_folder
+from .annotations import find_annotation, read_annotation
+from .benchmarks import image_folder, known_benchmark
 from .files import ImageFolder
 from .images import decode_image
-from .records import SPLITS, Counts, count
+from .pair_files import Columns
+from .pair_records import read_pairs
+from .pair_sources import Source, open_splits
+from .records import SPLITS, Counts, Record, count, counts_table
 
+# Of CLIP, and so of most checkpoints.
 MAX_TOKENS = 77
 # Lines of one kind that the report prints; the JSON form has all.
 MAX_LINES = 20
 _BATCH = 1000
+# What rows without a split are counted as.
+_ALL = "all"
+
+Place = TypeVar("Place", str, int)
+Size = tuple[int, int]
 
 
 @dataclass
 class Report:
-    """What `check_benchmark` found.
+    """What `check_benchmark` or `check_pairs` found.
 
     Attributes:
-        annotation: the file that was read.
+        annotation: the file or source that was read.
         counts: persons, images and captions of each split that has any.
         invalid: records that cannot be used, one line each; empty captions are among them.
         missing: missing images by sub-folder, and their number.
@@ -34,7 +49,8 @@ class Report:
         shared_persons: persons in more than one split.
         image_sizes: smallest and largest (width, height) in pixels, each side by itself; None if no image was read.
         repeated_captions: captions that another person of the same split has, word for word.
-        long_captions: captions of more than 77 tokens, which are cut; None where they were not counted.
+        long_captions: captions of more than `max_tokens`, which are cut; None where they were not counted.
+        max_tokens: that a caption may have, start and end included.
         remarks: what is odd but not broken.
     """
 
@@ -48,6 +64,7 @@ class Report:
     image_sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
     repeated_captions: int = 0
     long_captions: int | None = None
+    max_tokens: int = MAX_TOKENS
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -62,8 +79,7 @@ class Report:
 
     def as_text(self) -> str:
         """For people, in Markdown."""
-        lines = [self.annotation, "", "| split | persons | images | captions |", "| --- | ---: | ---: | ---: |"]
-        lines += [f"| {split} | {n.persons:,} | {n.images:,} | {n.captions:,} |" for split, n in self.counts.items()]
+        lines = [self.annotation, "", counts_table(self.counts)]
         if self.image_sizes:
             (width, height), (widest, highest) = self.image_sizes
             lines += ["", f"Images: {width} to {widest} pixels wide, {height} to {highest} high."]
@@ -75,7 +91,7 @@ class Report:
             f"- unreadable images: {len(self.unreadable):,}",
             f"- persons in more than one split: {self.shared_persons:,}",
             f"- captions that another person of the split has too: {self.repeated_captions:,}",
-            f"- captions longer than {MAX_TOKENS} tokens: {long}",
+            f"- captions longer than {self.max_tokens} tokens: {long}",
         ]
         for group in (self.invalid, self.unreadable, self.remarks):
             lines += [""] * bool(group)
@@ -93,6 +109,7 @@ def check_benchmark(
     count_tokens: Callable[[list[str]], list[int]] | None = None,
     num_workers: int | None = None,
     progress: bool = True,
+    max_tokens: int = MAX_TOKENS,
 ) -> Report:
     """Reads the annotation and decodes every image.
 
@@ -101,6 +118,7 @@ def check_benchmark(
         count_tokens: gives the number of tokens of each caption, start and end included.
         num_workers: threads that decode; default one for each processor.
         progress: show a bar.
+        max_tokens: that a caption may have.
     Returns:
         everything found; single bad records and images do not stop it.
     Raises:
@@ -108,74 +126,171 @@ def check_benchmark(
 
     Example:
 
-        >>> check_benchmark("rstpreid", "data").broken
+        >>> from tempfile import mkdtemp
+        >>> from modeling_amns import make_synthetic_benchmark
+        >>> sizes = {"train_identities": 2, "val_identities": 1, "test_identities": 1, "images_per_identity": 1}
+        >>> folder = make_synthetic_benchmark(mkdtemp(), image_size=(64, 24), num_workers=1, **sizes)
+        >>> check_benchmark("synthetic-pedes", folder, progress=False).broken
         False
     """
     problems: list[str] = []
-    annotation = read_annotation(name, find_annotation(name, root), split_file, problems)
-    report = Report(
-        str(annotation.file),
-        {split: count(annotation.of(split)) for split in SPLITS if annotation.of(split)},
-        problems,
-        shared_persons=_shared_persons(annotation),
-        repeated_captions=_repeated_captions(annotation),
-        remarks=annotation.remarks,
-    )
-    if count_tokens is not None:
-        captions = [caption for record in annotation.records for caption in record.captions]
-        batches = range(0, len(captions), _BATCH)
-        lengths = (length for start in batches for length in count_tokens(captions[start : start + _BATCH]))
-        report.long_captions = sum(length > MAX_TOKENS for length in lengths)
-    _read_images(report, annotation, image_folder(name, annotation.file), num_workers, progress)
+    benchmark = known_benchmark(name)
+    annotation = read_annotation(benchmark, find_annotation(benchmark, root), split_file, problems)
+    report = _report(str(annotation.file), annotation.records, problems, annotation.remarks)
+    _count_long(report, annotation.records, count_tokens, max_tokens)
+    reader = _Images(report, num_workers, progress)
+    reader.read_folder(image_folder(benchmark, annotation.file), annotation.records)
     return report
 
 
-def _read_images(
-    report: Report, annotation: Annotation, images: ImageFolder, num_workers: int | None, progress: bool
+def check_pairs(
+    source: Source,
+    image_root: str | Path | None = None,
+    columns: Columns | None = None,
+    count_tokens: Callable[[list[str]], list[int]] | None = None,
+    num_workers: int | None = None,
+    progress: bool = True,
+    max_tokens: int = MAX_TOKENS,
+) -> Report:
+    """Reads own pairs, all splits of them, and decodes every image.
+
+    Args:
+        source, image_root: as for `load_pairs`.
+        columns: names in the source.
+        count_tokens, num_workers, progress, max_tokens: as for `check_benchmark`.
+    Returns:
+        everything found; rows without a split count as `all`. Single bad rows and images do not stop it.
+    Raises:
+        ValueError, FileNotFoundError: there is nothing to check: no source, no image folder, a column is missing, no
+            usable row.
+    """
+    problems: list[str] = []
+    remarks: list[str] = []
+    records: list[Record] = []
+    parts = []
+    for split, opened in open_splits(source, image_root):
+        pairs, _ = read_pairs(opened, columns or Columns(), None, problems)
+        own = [record._replace(split=split or record.split or _ALL) for record in pairs.records]
+        remarks += pairs.remarks
+        records += own
+        parts.append((opened.title, pairs.images, own))
+    title = str(source) if isinstance(source, (str, Path)) else parts[0][0]
+    if not records:
+        raise ValueError(f"{title} has no usable row" + (f": {problems[0]}" if problems else "."))
+    report = _report(title, records, problems, remarks)
+    _count_long(report, records, count_tokens, max_tokens)
+    reader = _Images(report, num_workers, progress)
+    for part, images, own in parts:
+        if not isinstance(images, ImageFolder):
+            reader.read_column(part, images, own)
+        elif os.path.isdir(images.root):
+            reader.read_folder(images, own)
+        else:
+            raise FileNotFoundError(f"There is no image folder {images.root}; pass image_root, the images' folder.")
+    return report
+
+
+def _report(title: str, records: list[Record], problems: list[str], remarks: list[str]) -> Report:
+    by_split = {split: [record for record in records if record.split == split] for split in (*SPLITS, _ALL)}
+    return Report(
+        title,
+        {split: _count(found) for split, found in by_split.items() if found},
+        problems,
+        shared_persons=_shared_persons(records),
+        repeated_captions=_repeated_captions(records),
+        remarks=remarks,
+    )
+
+
+def _count(records: list[Record]) -> Counts:
+    """As `count`, an image of several rows once."""
+    return count(records)._replace(images=len({record.path for record in records}))
+
+
+def _count_long(
+    report: Report,
+    records: list[Record],
+    count_tokens: Callable[[list[str]], list[int]] | None,
+    max_tokens: int,
 ) -> None:
-    paths = list(dict.fromkeys(record.path for record in annotation.records))
-    try:
-        missing = images.missing(paths)
-    except ValueError as error:
-        report.invalid.append(f"{error} No image was read.")
-        return
-    report.num_missing = len(missing)
-    if missing:
-        report.missing = images.describe_missing(missing, paths)
-    absent = set(missing)
-    present = [path for path in paths if path not in absent]
+    report.max_tokens = max_tokens
+    if count_tokens is not None:
+        captions = [caption for record in records for caption in record.captions]
+        batches = range(0, len(captions), _BATCH)
+        lengths = (length for start in batches for length in count_tokens(captions[start : start + _BATCH]))
+        report.long_captions = sum(length > max_tokens for length in lengths)
 
-    def read(path: str) -> tuple[int, int] | str:
+
+@dataclass
+class _Images:
+    """Decodes images and notes in a report what is missing, what is broken, and how large the others are."""
+
+    report: Report
+    num_workers: int | None
+    progress: bool
+
+    def read_folder(self, folder: ImageFolder, records: list[Record]) -> None:
+        """Image files."""
+        paths = list(dict.fromkeys(record.path for record in records))
         try:
-            return decode_image({"path": os.path.join(images.root, path), "bytes": None}, where=path).size
-        except (ValueError, OSError) as error:
-            return str(error)
+            missing = folder.missing(paths)
+        except ValueError as error:
+            self.report.invalid.append(f"{error} No image was read.")
+            return
+        if missing:
+            self.report.num_missing += len(missing)
+            texts = [self.report.missing, folder.describe_missing(missing, paths)]
+            self.report.missing = " ".join(text for text in texts if text)
+        absent = set(missing)
 
-    sizes = []
-    with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
-        for found in tqdm(
-            pool.map(read, present), total=len(present), desc="Reading images", unit=" images", disable=not progress
+        def load(path: str) -> Image.Image:
+            return decode_image({"path": os.path.join(folder.root, path), "bytes": None}, where=path)
+
+        self._decode([path for path in paths if path not in absent], load)
+
+    def read_column(self, title: str, images: datasets.Dataset, records: list[Record]) -> None:
+        """Images inside a data set, each once."""
+        rows = {record.path: record.number for record in reversed(records)}
+        images = images.cast_column("image", datasets.Image(decode=False))
+
+        def load(row: int) -> Image.Image:
+            return decode_image(images[row]["image"], where=f"{title}, row {row}")
+
+        self._decode(sorted(rows.values()), load)
+
+    def _decode(self, places: Sequence[Place], load: Callable[[Place], Image.Image]) -> None:
+        def size(place: Place) -> Size | str:
+            try:
+                return load(place).size
+            except (ValueError, OSError) as error:
+                return str(error)
+
+        found: list[Size | str] = []
+        with (
+            ThreadPoolExecutor(self.num_workers or os.cpu_count()) as pool,
+            tqdm(total=len(places), desc="Reading images", unit=" images", disable=not self.progress) as bar,
         ):
-            if isinstance(found, str):
-                report.unreadable.append(found)
-            else:
-                sizes.append(found)
-    if sizes:
-        widths, heights = zip(*sizes)
-        report.image_sizes = (min(widths), min(heights)), (max(widths), max(heights))
+            for one in pool.map(size, places):
+                found.append(one)
+                bar.update()
+        self.report.unreadable += [text for text in found if isinstance(text, str)]
+        sizes = [pair for pair in (*found, *(self.report.image_sizes or ())) if not isinstance(pair, str)]
+        if sizes:
+            widths, heights = zip(*sizes)
+            self.report.image_sizes = (min(widths), min(heights)), (max(widths), max(heights))
 
 
-def _shared_persons(annotation: Annotation) -> int:
+def _shared_persons(records: Iterable[Record]) -> int:
     splits = defaultdict(set)
-    for record in annotation.records:
+    for record in records:
         splits[record.person_id].add(record.split)
     return sum(len(found) > 1 for found in splits.values())
 
 
-def _repeated_captions(annotation: Annotation) -> int:
+def _repeated_captions(records: Iterable[Record]) -> int:
     persons = defaultdict(set)
     uses: Counter[tuple[str, str]] = Counter()
-    for record in annotation.records:
+    for record in records:
         for caption in record.captions:
             key = record.split, caption.strip()
             persons[key].add(record.person_id)
@@ -183,4 +298,4 @@ def _repeated_captions(annotation: Annotation) -> int:
     return sum(uses[key] for key, found in persons.items() if len(found) > 1)
 
 
-__all__ = ["MAX_TOKENS", "Report", "check_benchmark"]
+__all__ = ["MAX_TOKENS", "Report", "check_benchmark", "check_pairs"]

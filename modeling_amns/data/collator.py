@@ -1,7 +1,7 @@
 """From rows of a benchmark to batches of tensors: decoding, resizing and tokenising on the CPU, images as uint8."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from ..protocols import PairProcessor
 from .images import decode_image
 from .sampler import PairKey
 from .transforms import Augmentation, flip_and_crop
@@ -19,12 +20,12 @@ class PairPreparer:
     """Makes one training example from a row (image, caption, person_id).
 
     Args:
-        processor: an `AMNSProcessor`; its size, resampling and tokenizer are used.
+        processor: an `AMNSProcessor`; its images before normalisation and its tokens are used.
         augmentation: `None` leaves images and captions as they are.
         seed: with epoch and row it fixes the augmentation.
     """
 
-    def __init__(self, processor, augmentation: Augmentation | None = None, seed: int = 0):
+    def __init__(self, processor: PairProcessor, augmentation: Augmentation | None = None, seed: int = 0):
         self.processor = processor
         self.augmentation = augmentation
         self.seed = seed
@@ -35,8 +36,11 @@ class PairPreparer:
         self.mask_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else self.num_ordinary - 1
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
-        """The row's image in RGB and the processor's size; an unreadable file is an error that names it."""
-        return load_image(row, (self.height, self.width), self.processor.image_processor.resample)
+        """The row's image in RGB and the processor's size, large JPEG files decoded at a part of theirs.
+
+        An unreadable file is an error that names it.
+        """
+        return load_image(row, self.processor, reduced=True)
 
     def __call__(self, row: Mapping[str, Any], key: PairKey) -> dict[str, Any]:
         """One example: `image` uint8 [height, width, 3], `input_ids`, `person_id`, `row`, `erase`, `jitter`."""
@@ -44,7 +48,7 @@ class PairPreparer:
 
     def batch(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[PairKey]) -> list[dict[str, Any]]:
         """Examples of many rows; their captions are tokenised in one call, which costs a tenth of a call for each."""
-        tokens = self.processor(text=[row["caption"] for row in rows], padding=False)["input_ids"]
+        tokens = self.processor.token_ids([row["caption"] for row in rows])
         return [self._example(row, key, ids) for row, key, ids in zip(rows, keys, tokens, strict=True)]
 
     def _example(self, row: Mapping[str, Any], key: PairKey, ids: list[int]) -> dict[str, Any]:
@@ -53,7 +57,7 @@ class PairPreparer:
         if self.augmentation is not None:
             generator = np.random.default_rng([self.seed, *key])
             drawn = self.augmentation.draw(generator, self.height, self.width)
-            image = flip_and_crop(image, drawn["flip"], drawn["shift"])
+            image = flip_and_crop(image, bool(drawn["flip"]), drawn["shift"].tolist())
             example["erase"] = drawn["erase"]
             if self.augmentation.color_jitter:
                 example["jitter"] = drawn["jitter"]
@@ -63,20 +67,22 @@ class PairPreparer:
         return example
 
 
-def load_image(row: Mapping[str, Any], size: tuple[int, int], resample: int) -> Image.Image:
-    """Decodes and resizes a row's image to RGB.
+def load_image(row: Mapping[str, Any], processor: PairProcessor, reduced: bool = False) -> Image.Image:
+    """Decodes a row's image and resizes it as the processor does; by default to the same pixels.
 
     Args:
         row: with `image` (a PIL image, or the undecoded {"path", "bytes"} of `datasets`) and `image_path`.
-        size: height and width in pixels.
-        resample: a PIL resampling filter.
+        processor: an `AMNSProcessor`.
+        reduced: let a large JPEG file be decoded at a part of its size, see `decode_image`. For training alone.
     """
-    height, width = size
-    image = decode_image(row["image"], where=row.get("image_path"), size=size)
-    return image if image.size == (width, height) else image.resize((width, height), resample)
+    size = processor.image_size if reduced else None
+    return processor.resize_image(decode_image(row["image"], where=row.get("image_path"), size=size))
 
 
-def undecoded(dataset: datasets.Dataset | datasets.IterableDataset):
+Rows = TypeVar("Rows", datasets.Dataset, datasets.IterableDataset)
+
+
+def undecoded(dataset: Rows) -> Rows:
     """The data set with its images left as files, so that workers decode them at the size that is needed."""
     return dataset.cast_column("image", datasets.Image(decode=False))
 
@@ -130,6 +136,7 @@ class PairCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The batch of some examples of `PairPreparer`."""
         # A view in channels-last order: transposing the bytes would cost as much as reading them.
         images = torch.from_numpy(np.stack([example["image"] for example in examples])).permute(0, 3, 1, 2)
         batch = {"images": images}

@@ -61,7 +61,7 @@ class ImageFolder:
         Raises:
             ValueError: a path leads through a link out of the folder.
         """
-        absent = {}
+        absent: dict[str, None] = {}
         for path in paths:
             parent, _, name = path.rpartition("/")
             if name not in self._listing(parent):
@@ -69,6 +69,16 @@ class ImageFolder:
             elif path in self._links:
                 self._refuse_outside(path)
         return list(absent)
+
+    def check(self, path: str) -> None:
+        """A ValueError for a path that leads through a link out of the folder, or to what is no regular file.
+
+        Looks at this path alone, where `missing` lists its whole folder. A file that is not there passes.
+        """
+        self._refuse_outside(path)
+        whole = os.path.join(self.root, path)
+        if os.path.exists(whole) and not os.path.isfile(whole):
+            raise ValueError(f"{whole} is no regular file; expected an image")
 
     def describe_missing(self, missing: list[str], paths: Iterable[str]) -> str:
         """Missing files by sub-folder with counts, and what is there under a similar name.

@@ -6,12 +6,11 @@ from typing import Any
 
 from PIL import Image
 
-from ..image_modes_amns import to_rgb
+from ..image_modes_amns import check_regular, orientation, readable_formats, to_rgb
 
 # A JPEG is decoded at a fraction of its size while that is at least this many times the size wanted: the decoder
 # averages what the resize would have averaged. `scripts/benchmark.py data` prints how far the pixels differ.
 REDUCING_GAP = 1
-_ORIENTATION = 0x0112
 
 
 def decode_image(
@@ -20,20 +19,22 @@ def decode_image(
     """An image in RGB, upright, read to its end.
 
     Modes are treated as the processor does (`to_rgb`): EXIF rotation applied, 16-bit greys scaled to 8 bits,
-    transparency dropped, palettes, CMYK and greys converted as PIL does.
+    transparency dropped, palettes, CMYK and greys converted as PIL does. Formats that Pillow hands to other programs
+    (EPS) and what is no regular file are not opened.
 
     Args:
         image: a PIL image, or what a `datasets.Image(decode=False)` column holds: `{"path": ..., "bytes": ...}`.
         where: what an error calls the image; by default its path.
         size: (height, width) in pixels that the caller will resize to. Large JPEG files are then decoded at a half, a
-            quarter or an eighth of their size, never below this one: much quicker, nearly the same pixels.
+            quarter or an eighth of their size, never below this one: much quicker, nearly the same pixels. For
+            training alone: what is evaluated is what is served, by programs that decode whole files.
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be decoded: truncated, not an image, too large.
 
     Example:
 
-        >>> decode_image({"path": "person.png", "bytes": None}).mode
+        >>> decode_image(Image.new("LA", (4, 2))).mode
         'RGB'
     """
     path = image.get("path") if isinstance(image, Mapping) else getattr(image, "filename", None)
@@ -56,10 +57,12 @@ def _decode_file(image: Mapping[str, Any], size: tuple[int, int] | None) -> Imag
     data = image.get("bytes")
     if data is None and image.get("path") is None:
         raise ValueError("it has neither a path nor bytes")
-    with Image.open(io.BytesIO(data) if data is not None else image["path"]) as opened:
+    if data is None:
+        check_regular(image["path"])
+    with Image.open(io.BytesIO(data) if data is not None else image["path"], formats=readable_formats()) as opened:
         if size is not None and opened.format == "JPEG" and opened.mode == "RGB":
             height, width = size
-            if opened.getexif().get(_ORIENTATION, 1) >= 5:
+            if orientation(opened) >= 5:
                 height, width = width, height
             opened.draft(None, (REDUCING_GAP * width, REDUCING_GAP * height))
         opened.load()

@@ -40,9 +40,10 @@ def inject_noise(
 
     Example:
 
-        >>> noisy = inject_noise(load_benchmark("cuhk-pedes", "data", "train"), rate=0.5)
-        >>> sum(noisy["is_clean"]) / len(noisy)
-        0.5
+        >>> pairs = datasets.Dataset.from_dict({"caption": list("abcd"), "person_id": [0, 1, 2, 3]})
+        >>> noisy = inject_noise(pairs, rate=0.5)
+        >>> noisy["is_clean"][:].count(True), sorted(noisy["caption"][:])
+        (2, ['a', 'b', 'c', 'd'])
     """
     _check_dataset(dataset)
     if not 0 <= rate < 1:
@@ -90,18 +91,18 @@ def shuffle_persons(persons: np.ndarray, count: int, generator: np.random.Genera
     given = generator.permutation(count)
     own = np.unique(persons[chosen], return_inverse=True)[1]
     hopeless: set[int] = set()
-    for i in np.flatnonzero(own[given] == own):
+    for i in np.flatnonzero(own[given] == own).tolist():
         if own[given[i]] != own[i] or own[i] in hopeless:
             continue
-        partner = _partner(own, given, int(i), generator)
+        partner = _partner(own, given, i, generator)
         if partner is None:
             hopeless.add(own[i])
         else:
             given[[i, partner]] = given[[partner, i]]
     # Rows of a hopeless person may still hold their own caption. Any swap moves it and makes no further conflict.
-    for i in np.flatnonzero(given == np.arange(count)):
+    for i in np.flatnonzero(given == np.arange(count)).tolist():
         if given[i] == i:
-            partner = (i + generator.integers(1, count)) % count
+            partner = (i + int(generator.integers(1, count))) % count
             given[[i, partner]] = given[[partner, i]]
     index[chosen] = chosen[given]
     return index

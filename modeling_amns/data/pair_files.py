@@ -9,11 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import relative_path
-from .records import Record, check_caption, describe, split_name
+from .records import PersonId, Record, check_caption, describe, split_name
 
+# Tables that are understood.
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # A field of a CSV file may be as long as a caption that `check_caption` then refuses by name.
 _MAX_FIELD = 10_000_000
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+# Without leading zeros: 007 is a name. In ASCII: other digits would make one number of two ways to write it.
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
+MAX_ID_CHARACTERS = 200
+# What pandas and others write for a value that is not there. "Nan" and "Null" are people's names.
+_NOTHING = frozenset(("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL"))
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class Columns:
             )
         return self.split in found
 
-    def by_split(self, has_split: bool, whole: bool, split: str | None, source: str) -> bool:
-        """Whether rows are to be chosen by their split.
+    def chosen(self, has_split: bool, whole: bool, split: str | None, source: str) -> str | None:
+        """The split whose rows are to be chosen; None where all rows are.
 
         Args:
             has_split: as `check` returns it.
@@ -52,7 +59,7 @@ class Columns:
             ValueError: it is unclear which rows belong to the split.
         """
         if whole or (split is None and not has_split):
-            return False
+            return None
         if split is None:
             raise ValueError(f"{source} has a column {self.split}: pass split=, so that test rows are not trained on.")
         if not has_split:
@@ -60,7 +67,7 @@ class Columns:
                 f"{source} has no column {self.split}, so nothing says which rows are of {split}. Name it with "
                 'split_column, pass {"train": SOURCE, "test": SOURCE}, or split=None to train on all rows.'
             )
-        return True
+        return split
 
 
 def read_rows(file: Path) -> Iterator[dict]:
@@ -126,26 +133,26 @@ def _object(row: object, where: str) -> dict:
 
 
 def to_records(
-    rows: Iterable[dict], columns: Columns, source: str, image_root: Path, report: Callable[[int, str], None]
-) -> tuple[list[Record], bool]:
+    rows: Iterable[dict],
+    columns: Columns,
+    has_split: bool,
+    source: str,
+    image_root: Path,
+    report: Callable[[int, str], None],
+) -> list[Record]:
     """Checked records of a table with image paths.
 
     Args:
         rows: dictionaries with the columns' names.
         columns: which they are.
+        has_split: whether rows say their split; else it stays empty.
         source: name for error messages.
         image_root: folder that holds all images; paths are relative to it or lie in it.
         report: takes number and text of an erroneous row.
-    Returns:
-        the records, their `split` empty where the table has no such column, and whether it has one. Person ids are
-        numbers where all are written as whole numbers, else strings.
     """
     records: list[Record] = []
-    has_split = False
     root = os.path.abspath(image_root)
     for number, row in enumerate(rows):
-        if number == 0:
-            has_split = columns.check(row, source)
         try:
             split = split_name(row.get(columns.split), columns.split) if has_split else ""
             path = inside(row.get(columns.image), columns.image, root)
@@ -155,9 +162,7 @@ def to_records(
             )
         except ValueError as error:
             report(number, str(error))
-    if not records:
-        raise ValueError(f"{source} has no rows; expected one for each pair of image and caption.")
-    return _same_kind(records, source), has_split
+    return same_kind(records, source)
 
 
 def captions_of(value: object, name: str) -> tuple[str, ...]:
@@ -167,17 +172,31 @@ def captions_of(value: object, name: str) -> tuple[str, ...]:
     return (check_caption(value, name),)
 
 
-def own_id(value: object, name: str) -> int | str:
+def own_id(value: object, name: str) -> PersonId:
     """A person id of own data: a whole number or a name; a ValueError says what it is instead."""
     if type(value) is int and -(2**63) <= value < 2**63:
         return value
-    if isinstance(value, str) and value.strip():
-        # Only a name that can be stored: lone surrogates cannot.
-        return check_caption(value.strip(), name)
-    raise ValueError(f"{name} is {describe(value)}, expected a whole number or a name")
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is {describe(value)}, expected a whole number or a name")
+    text = value.strip()
+    if text in _NOTHING:
+        raise ValueError(f"{name} is {describe(text)}, which stands for no value; expected a whole number or a name")
+    if len(text) > MAX_ID_CHARACTERS:
+        raise ValueError(f"{name} has {len(text):,} characters, expected a name of at most {MAX_ID_CHARACTERS}")
+    if _CONTROL.search(text):
+        raise ValueError(f"{name} is {describe(text)}, expected a name without control characters")
+    # Only a name that can be stored: lone surrogates cannot.
+    return check_caption(text, name)
 
 
-def _same_kind(records: list[Record], source: str) -> list[Record]:
+def whole_number(value: PersonId) -> int | None:
+    """The number that an id is, or is written as; None for names, which `007` is too."""
+    if isinstance(value, int):
+        return value
+    return int(value) if _WHOLE.fullmatch(value) else None
+
+
+def same_kind(records: list[Record], source: str) -> list[Record]:
     """Person ids all numbers or all strings: `7` of a JSON file and `"7"` are not silently two persons."""
     texts = [record.person_id for record in records if isinstance(record.person_id, str)]
     if not texts:
@@ -187,9 +206,10 @@ def _same_kind(records: list[Record], source: str) -> list[Record]:
             f"{source} has person ids that are numbers and others that are strings (first {describe(texts[0])}). "
             "Write all of them in one way."
         )
-    if all(_WHOLE.fullmatch(text) for text in texts):
-        return [record._replace(person_id=int(record.person_id)) for record in records]
-    return records
+    numbers = [number for text in texts if (number := whole_number(text)) is not None]
+    if len(numbers) < len(texts):
+        return records
+    return [record._replace(person_id=number) for record, number in zip(records, numbers)]
 
 
 def inside(value: object, name: str, root: str) -> str:
@@ -210,4 +230,14 @@ def inside(value: object, name: str, root: str) -> str:
         raise ValueError(f"{name} {error}") from None
 
 
-__all__ = ["Columns", "captions_of", "inside", "own_id", "read_rows", "to_records"]
+__all__ = [
+    "TABLES",
+    "Columns",
+    "captions_of",
+    "inside",
+    "own_id",
+    "read_rows",
+    "same_kind",
+    "to_records",
+    "whole_number",
+]

@@ -1,83 +1,112 @@
 """Pairs that are read when they are needed: tables too large for a cache, data sets too large for a disk."""
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet
 
-from .pair_files import Columns, captions_of, inside, read_rows
-from .records import check_person_id, split_name
+from .files import ImageFolder
+from .pair_files import Columns, captions_of, inside, own_id, read_rows, whole_number
+from .pair_sources import Opened
+from .records import check_person_id, describe, split_name
 from .tables import columns
 
 STREAM_COLUMNS = ("image", "caption", "person_id", "image_path")
+# Rows that are made pairs at once.
+_BATCH = 64
+
+Image = tuple[dict[str, Any], str]
 
 
-def open_stream(file: Path) -> datasets.IterableDataset:
-    """The rows of a CSV, TSV, JSON, JSON Lines or Parquet file as a stream."""
-    if file.suffix.lower() == ".parquet":
-        return datasets.load_dataset("parquet", data_files=str(file), split="train", streaming=True)
-    return datasets.IterableDataset.from_generator(read_rows, gen_kwargs={"file": file})
-
-
-def stream_pairs(
-    stream: datasets.IterableDataset,
-    title: str,
-    names: Columns,
-    image_root: Path,
-    split: str | None,
-    whole: bool = False,
-) -> datasets.IterableDataset:
+def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.IterableDataset:
     """A stream with the columns of training pairs.
 
     Args:
-        stream: of rows in the source's own columns.
-        title: name for error messages.
+        opened: where the rows are.
         names: of its columns.
-        image_root: folder of images that are given as paths.
         split: rows of other splits are left out; None takes all where there is no split column.
-        whole: take all rows in any case.
     Raises:
         ValueError: here, where the first row lacks a column; while reading, at a row that is not what it should be.
     """
-    if stream.features is not None and isinstance(stream.features.get(names.image), datasets.Image):
-        stream = stream.cast_column(names.image, datasets.Image(decode=False))
-    first = next(iter(stream), None)
+    title, data = opened.title, opened.data
+    read_image: Callable[[object], Image] = functools.partial(
+        _image_of_table, name=names.image, images=ImageFolder(opened.image_root)
+    )
+    if isinstance(data, Path):
+        first = next(_table_rows(data), None)
+        # A tuple: lists would be shared out among the readers as shards.
+        wanted = (names.image, names.caption, names.person_id, names.split)
+        stream = datasets.IterableDataset.from_generator(_only, gen_kwargs={"file": data, "wanted": wanted})
+    else:
+        stream = data.to_iterable_dataset() if isinstance(data, datasets.Dataset) else data.with_format(None)
+        if stream.features is not None and isinstance(stream.features.get(names.image), datasets.Image):
+            stream = stream.cast_column(names.image, datasets.Image(decode=False))
+            read_image = functools.partial(_image_of_column, name=names.image)
+        first = next(iter(stream), None)
     if first is None:
         raise ValueError(f"{title} has no rows.")
-    has_split = names.check(first, title)
-    chosen = split if names.by_split(has_split, whole, split, title) else None
+    chosen = names.chosen(names.check(first, title), opened.whole, split, title)
     made = stream.map(
         _to_pairs,
         batched=True,
-        batch_size=64,
+        batch_size=_BATCH,
         with_indices=True,
-        remove_columns=list(first),
-        fn_kwargs={"names": names, "title": title, "root": os.path.abspath(image_root), "split": chosen},
+        remove_columns=list(wanted) if isinstance(data, Path) else list(first),
+        fn_kwargs={"names": names, "title": title, "read_image": read_image, "split": chosen},
     )
     # Given to `map`, the features would count as applied, and images would not be decoded.
     return made.cast(columns(STREAM_COLUMNS))
 
 
-def _to_pairs(batch: dict[str, list], indices: list[int], names: Columns, title: str, root: str, split: str | None):
+def _table_rows(file: Path, wanted: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a table file, of Parquet these columns only; errors name the file."""
+    if file.suffix.lower() != ".parquet":
+        yield from read_rows(file)
+        return
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            there = [name for name in table.schema_arrow.names if wanted is None or name in wanted]
+            for batch in table.iter_batches(batch_size=_BATCH, columns=there):
+                for row in batch.to_pylist():
+                    yield row
+                    number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file} cannot be read as Parquet, after row {number}: {error}") from error
+
+
+def _only(file: Path, wanted: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The wanted columns of every row, so that all rows have the same; what a row lacks is null."""
+    for row in _table_rows(file, wanted):
+        yield {name: row.get(name) for name in wanted}
+
+
+def _to_pairs(
+    batch: dict[str, list],
+    indices: list[int],
+    names: Columns,
+    title: str,
+    read_image: Callable[[object], Image],
+    split: str | None,
+) -> dict[str, list]:
     made: dict[str, list] = {name: [] for name in STREAM_COLUMNS}
     for number, row in zip(indices, _rows(batch)):
         try:
             if split is not None and split_name(row[names.split], names.split) != split:
                 continue
-            image, path = _image(row[names.image], names.image, root)
-            person = row[names.person_id]
-            person = int(person) if isinstance(person, str) and person.isdecimal() else person
+            image, path = read_image(row[names.image])
+            person = _class_of(row[names.person_id], names.person_id)
             captions = captions_of(row[names.caption], names.caption)
-            values = (image, None, check_person_id(person, names.person_id), path)
         except ValueError as error:
-            raise ValueError(
-                f"{title}, row {number} (counted from 0): {error}. A stream cannot number persons anew; "
-                "streaming=False can."
-            ) from None
+            raise ValueError(f"{title}, row {number} (counted from 0): {error}.") from None
         for caption in captions:
-            for name, value in zip(STREAM_COLUMNS, values):
-                made[name].append(caption if name == "caption" else value)
+            for name, value in zip(STREAM_COLUMNS, (image, caption, person, path)):
+                made[name].append(value)
     return made
 
 
@@ -86,11 +115,36 @@ def _rows(batch: dict[str, list]) -> Iterator[dict]:
         yield dict(zip(batch, values))
 
 
-def _image(value: object, name: str, root: str) -> tuple[dict, str]:
-    if isinstance(value, dict) and (value.get("bytes") is not None or value.get("path")):
-        return {"bytes": value.get("bytes"), "path": value.get("path")}, value.get("path") or ""
-    path = inside(value, name, root)
-    return {"bytes": None, "path": os.path.join(root, path)}, path
+def _class_of(value: object, name: str) -> int:
+    """A person id that can be used as it is: names get their numbers from all rows, which a stream does not know."""
+    person = own_id(value, name)
+    number = whole_number(person)
+    try:
+        if number is None:
+            raise ValueError(f"{name} is {describe(person)}, a name (as whole numbers with leading zeros are)")
+        return check_person_id(number, name)
+    except ValueError as error:
+        raise ValueError(f"{error}. A stream cannot number persons anew; streaming=False can") from None
 
 
-__all__ = ["open_stream", "stream_pairs"]
+def _image_of_column(value: object, name: str) -> Image:
+    """An image of a data set's own `Image` column, which knows where it lies."""
+    if not isinstance(value, Mapping) or (value.get("bytes") is None and not value.get("path")):
+        raise ValueError(f"{name} is {describe(value)}, expected an image")
+    return {"bytes": value.get("bytes"), "path": value.get("path")}, value.get("path") or ""
+
+
+def _image_of_table(value: object, name: str, images: ImageFolder) -> Image:
+    """An image that a table holds, or names: then it lies in the image folder."""
+    if isinstance(value, bytes):
+        value = {"bytes": value}
+    if isinstance(value, Mapping):
+        if isinstance(value.get("bytes"), bytes):
+            return {"bytes": value["bytes"], "path": value.get("path")}, value.get("path") or ""
+        value = value.get("path")
+    path = inside(value, name, images.root)
+    images.check(path)
+    return {"bytes": None, "path": os.path.join(images.root, path)}, path
+
+
+__all__ = ["stream_pairs"]

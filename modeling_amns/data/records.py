@@ -2,9 +2,10 @@
 
 import reprlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from ..markdown import markdown_table
 from .files import relative_path
 
 # Longer strings are files pasted into the wrong field; a caption is cut at 77 tokens anyway.
@@ -14,22 +15,33 @@ SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
 
+# As a file has it: a number, or in own data a name.
+PersonId = int | str
+
+
 class Record(NamedTuple):
     """One image and what is said about it.
 
     Attributes:
         number: of the record in its file, from 0.
-        person_id: as the file has it: a number, or in own data a string.
-        path: of the image, relative to the image folder.
+        person_id: as the file has it: a number, or in own data a name.
+        path: tells images apart: relative to the image folder, or the content's key where a data set holds images.
         captions: one or more.
-        split: train, val or test.
+        split: train, val or test; empty where the file says nothing of it.
+        file: name of the image to show, where `path` is a key of its content.
     """
 
     number: int
-    person_id: int | str
+    person_id: PersonId
     path: str
     captions: tuple[str, ...]
     split: str
+    file: str | None = None
+
+    @property
+    def image_path(self) -> str:
+        """What the image is called; empty where nothing names it."""
+        return self.path if self.file is None else self.file
 
 
 class Counts(NamedTuple):
@@ -97,7 +109,7 @@ def check_duplicates(
         if other.person_id != record.person_id:
             report(
                 record.number,
-                f"image {record.path} belongs to person {record.person_id}, in record {other.number} to person "
+                f"image {record.image_path} belongs to person {record.person_id}, in record {other.number} to person "
                 f"{other.person_id}; expected one person an image",
             )
             continue
@@ -109,7 +121,7 @@ def check_duplicates(
     if twice:
         across = f", {split_twice:,} of them in two splits" if split_twice else ""
         remarks.append(
-            f"{source} names {len(twice):,} image(s) more than once{across}, first {twice[0].path} in records "
+            f"{source} names {len(twice):,} image(s) more than once{across}, first {twice[0].image_path} in records "
             f"{first[twice[0].path].number} and {twice[0].number}. All captions are kept; a gallery shows it once."
         )
     shared = [person for person, found in splits.items() if len(found) > 1]
@@ -124,6 +136,20 @@ def check_duplicates(
 def count(records: list[Record]) -> Counts:
     """Persons, images (records) and captions."""
     return Counts(len({r.person_id for r in records}), len(records), sum(len(r.captions) for r in records))
+
+
+def counts_table(counts: Mapping[str, Counts]) -> str:
+    """Sizes of splits as a Markdown table.
+
+    Example:
+
+        >>> print(counts_table({"train": Counts(3, 1200, 2400)}))
+        | split | persons | images | captions |
+        | --- | ---: | ---: | ---: |
+        | train | 3 | 1,200 | 2,400 |
+    """
+    rows = ([split, *(f"{number:,}" for number in numbers)] for split, numbers in counts.items())
+    return markdown_table(["split", *Counts._fields], rows)
 
 
 def split_name(value: object, name: str) -> str:
@@ -170,12 +196,14 @@ __all__ = [
     "SPLITS",
     "SPLIT_NAMES",
     "Counts",
+    "PersonId",
     "Record",
     "check_caption",
     "check_duplicates",
     "check_path",
     "check_person_id",
     "count",
+    "counts_table",
     "describe",
     "reporter",
     "split_name",

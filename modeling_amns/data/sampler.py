@@ -69,16 +69,16 @@ class RandomPairSampler(_EpochSampler):
         generator, epoch = self._generator(), self.epoch
         rows = generator.permutation(self.num_pairs)
         if self.lengths is not None:
-            rows = self._grouped(rows, generator)
+            rows = self._grouped(rows, self.lengths, generator)
         for row in rows.tolist():
             yield PairKey(row, epoch)
 
-    def _grouped(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def _grouped(self, rows: np.ndarray, lengths: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         # A last batch that is not full is left as it was drawn, so that the longest captions are not always dropped.
         full = len(rows) - len(rows) % self.batch_size
         reach = self.batch_size * self.GROUPED_BATCHES
         parts = [rows[start : min(start + reach, full)] for start in range(0, full, reach)]
-        grouped = [part[np.argsort(self.lengths[part], kind="stable")] for part in parts]
+        grouped = [part[np.argsort(lengths[part], kind="stable")] for part in parts]
         if not grouped:
             return rows
         batches = np.concatenate(grouped).reshape(-1, self.batch_size)
@@ -122,9 +122,9 @@ class IdentitySampler(_EpochSampler):
         for round_number in range(self.rounds):
             start = round_number * self.instances
             for person in generator.permutation(len(drawn)).tolist():
-                rows = len(self.rows_of_person[person])
+                count = len(self.rows_of_person[person])
                 for position in range(start, start + self.instances):
-                    yield PairKey(int(drawn[person][position]), epoch, position // rows)
+                    yield PairKey(int(drawn[person][position]), epoch, position // count)
 
 
 __all__ = ["IdentitySampler", "PairKey", "RandomPairSampler"]

@@ -6,12 +6,20 @@ from pathlib import Path
 import datasets
 
 from .benchmarks import BENCHMARKS, load_benchmark
+from .pair_files import Columns
+from .pair_sources import is_hub_id
 from .pairs import load_pairs
 
 
 @dataclass
 class SourceArguments:
     """A benchmark on disk, or own pairs of image, caption and person id."""
+
+    # Titles in --help, by the first field of each group.
+    _argument_groups = {
+        "benchmark": "A benchmark on disk",
+        "pairs": "Own pairs of image, caption and person id instead",
+    }
 
     benchmark: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(BENCHMARKS) + "."})
     data_root: str = field(
@@ -44,14 +52,22 @@ class SourceArguments:
         """What reports call the data: the benchmark, or own pairs by their id on the Hub or the name of their file."""
         if not self.pairs:
             return self.benchmark
-        return Path(self.pairs).name if Path(self.pairs).exists() else self.pairs
+        path = Path(self.pairs).expanduser()
+        # Only an id of the Hub is said in full: a path, of this machine or of another, is nobody else's business.
+        return self.pairs if is_hub_id(self.pairs) and not path.exists() else path.name
 
     @property
     def selection_split(self) -> str:
         """The split that selects the best epoch."""
         if self.pairs:
             return self.val_split
-        return "test" if self.benchmark in BENCHMARKS and not BENCHMARKS[self.benchmark].has_val else "val"
+        known = BENCHMARKS.get(self.benchmark)
+        return "val" if known is None or "val" in known.splits else "test"
+
+    @property
+    def columns(self) -> Columns:
+        """Names of the columns of own pairs."""
+        return Columns(self.image_column, self.caption_column, self.person_id_column, self.split_column)
 
     def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
         """A split as `load_benchmark` returns it; errors as there and in `load_pairs`."""

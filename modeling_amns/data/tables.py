@@ -1,4 +1,8 @@
-"""Records to `datasets` tables with the columns that all loaders share, kept in the cache of `datasets`."""
+"""Records to `datasets` with the columns that all loaders share: the one maker of splits.
+
+A `Form` says what a split is made of, `SplitRows` numbers its rows once, and the images are laid beside them: as paths
+in the cache of `datasets` (`cached_split`), or as the column of a data set that holds them (`attached_split`).
+"""
 
 import functools
 import hashlib
@@ -6,13 +10,16 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
-from .records import Record
+from .files import ImageFolder
+from .records import PersonId, Record
 
 # Part of the cache key: raise it when the same input gives other rows.
 TABLE_VERSION = "1.0.0"
@@ -25,8 +32,8 @@ _COLUMNS = {
     "person_name": datasets.Value("string"),
 }
 # The parts of a split and their columns, in order.
-PAIRS = {"pairs": ("image", "caption", "person_id", "image_id", "image_path")}
-RETRIEVAL = {
+_PAIRS = {"pairs": ("image", "caption", "person_id", "image_id", "image_path")}
+_RETRIEVAL = {
     "gallery": ("image", "person_id", "image_id", "image_path"),
     "queries": ("caption", "person_id", "image_id"),
 }
@@ -38,59 +45,202 @@ def columns(names: Sequence[str]) -> datasets.Features:
     return datasets.Features({name: _COLUMNS[name] for name in names})
 
 
-def contiguous(ids: Sequence[int] | Sequence[str]) -> np.ndarray:
+def contiguous(ids: Sequence[PersonId]) -> np.ndarray:
     """Numbers from 0 without gaps for person ids, in the order of the sorted ids, int64.
 
     Sorted and not by first appearance, so that reordering a file leaves every person's number.
+
+    Args:
+        ids: all numbers, or all strings.
 
     Example:
 
         >>> contiguous([7, 3, 7])
         array([1, 0, 1])
     """
-    return np.unique(np.asarray(ids, dtype=None if ids else np.int64), return_inverse=True)[1].astype(np.int64)
+    # As objects: arrays of strings are as wide as the longest in every row, and lose zero characters at their ends.
+    return np.unique(np.array(ids, dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
-def split_tables(
-    records: list[Record], image_root: str | Path, split: str, renumber: bool, names: bool = False
-) -> dict[str, pa.Table]:
-    """The parts of a split as Arrow tables.
+def as_written(ids: Sequence[PersonId]) -> np.ndarray:
+    """Person ids that are numbers, as they are, int64."""
+    return np.array(ids, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a split is made of.
+
+    Attributes:
+        parts: their columns in order: `pairs` to train on, or `gallery` and `queries`.
+        number: gives each person id its number, int64.
+    """
+
+    parts: Mapping[str, tuple[str, ...]]
+    number: Callable[[Sequence[PersonId]], np.ndarray]
+
+    def join(self, parts: dict[str, datasets.Dataset]) -> datasets.Dataset | datasets.DatasetDict:
+        """Pairs alone, or the parts by name."""
+        return parts["pairs"] if "pairs" in parts else datasets.DatasetDict(parts)
+
+
+def benchmark_form(split: str) -> Form:
+    """Of a benchmark: persons are classes in train, and as the file has them elsewhere."""
+    return Form(_PAIRS, contiguous) if split == "train" else Form(_RETRIEVAL, as_written)
+
+
+def own_form(split: str) -> Form:
+    """Of own pairs: persons may have names, which stay beside their numbers as `person_name`."""
+    parts = _PAIRS if split == "train" else _RETRIEVAL
+    return Form({part: (*names, "person_name") for part, names in parts.items()}, contiguous)
+
+
+class SplitRows:
+    """The rows of a split's parts: which record each shows, and their columns.
 
     Args:
-        records: of the split, in the order of the file.
-        image_root: folder of the images.
-        split: `train` gives `pairs`, anything else `gallery` and `queries`.
-        renumber: make person ids contiguous from 0.
-        names: add `person_name`, the id as the file has it.
+        records: of the split, in order; images are told apart by `path`.
+        form: of the split.
     """
-    persons = [record.person_id for record in records]
-    numbers = contiguous(persons) if renumber else np.array(persons, dtype=np.int64)
-    image_ids: dict[str, int] = {}
-    of_record = np.array([image_ids.setdefault(record.path, len(image_ids)) for record in records], dtype=np.int64)
-    repeats = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
-    captions = pa.array([caption for record in records for caption in record.captions], pa.string())
-    # The record that introduces each image.
-    firsts = np.unique(of_record, return_index=True)[1]
-    paths = np.array([record.path for record in records], dtype=object)
 
-    def part(wanted: Sequence[str], rows: np.ndarray) -> pa.Table:
+    def __init__(self, records: Sequence[Record], form: Form):
+        self._records = records
+        self._numbers = form.number([record.person_id for record in records])
+        image_ids: dict[str, int] = {}
+        of_record = [image_ids.setdefault(record.path, len(image_ids)) for record in records]
+        self._image_ids = np.array(of_record, dtype=np.int64)
+
+    def records_of(self, part: str) -> np.ndarray:
+        """Position of each row's record: a caption is a row, in a gallery an image, shown by its first record."""
+        if part == "gallery":
+            return np.unique(self._image_ids, return_index=True)[1]
+        return np.repeat(np.arange(len(self._records)), [len(record.captions) for record in self._records])
+
+    def table(self, part: str, names: Sequence[str]) -> pa.Table:
+        """These columns of a part, images left out."""
+        rows = self.records_of(part)
         make: dict[str, Callable[[], pa.Array]] = {
-            "image": lambda: image_column([os.path.join(os.path.abspath(image_root), path) for path in paths[rows]]),
-            "caption": lambda: captions,
-            "person_id": lambda: pa.array(numbers[rows]),
-            "image_id": lambda: pa.array(of_record[rows]),
-            "image_path": lambda: pa.array(paths[rows], pa.string()),
-            "person_name": lambda: pa.array([str(persons[row]) for row in rows], pa.string()),
+            "caption": lambda: pa.array([text for record in self._records for text in record.captions], pa.string()),
+            "person_id": lambda: pa.array(self._numbers[rows]),
+            "image_id": lambda: pa.array(self._image_ids[rows]),
+            "image_path": lambda: pa.array(self.paths_of(part), pa.string()),
+            "person_name": lambda: pa.array([str(self._records[row].person_id) for row in rows], pa.string()),
         }
-        return pa.table({name: make[name]() for name in wanted})
+        return pa.table({name: make[name]() for name in names if name != "image"})
 
-    extra = ("person_name",) if names else ()
-    if split == "train":
-        return {"pairs": part(PAIRS["pairs"] + extra, repeats)}
-    return {
-        "gallery": part(RETRIEVAL["gallery"] + extra, firsts),
-        "queries": part(RETRIEVAL["queries"] + extra, repeats),
-    }
+    def paths_of(self, part: str) -> list[str]:
+        """`image_path` of each row."""
+        return [self._records[row].image_path for row in self.records_of(part)]
+
+
+class _Builder(datasets.ArrowBasedBuilder):
+    """Puts one ready table into the cache; `make` is called only where it is not there yet."""
+
+    VERSION = datasets.Version(TABLE_VERSION)
+
+    def __init__(self, make: Callable[[], pa.Table], features: datasets.Features, description: str, **options: Any):
+        self._make, self._features, self._description = make, features, description
+        super().__init__(**options)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(description=self._description, features=self._features)
+
+    def _split_generators(self, _: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
+        return [datasets.SplitGenerator(datasets.Split.TRAIN)]
+
+    def _generate_tables(self):
+        yield (0, 0), self._make()
+
+
+@dataclass(frozen=True)
+class Found:
+    """Records whose images are there, and what is not.
+
+    Attributes:
+        folder: of the images.
+        records: with an image.
+        images: how many were looked for.
+        missing: paths that are not there, each once.
+        dropped: captions of the records without an image.
+    """
+
+    folder: ImageFolder
+    records: list[Record]
+    images: int
+    missing: list[str]
+    dropped: int
+
+
+def keep_present(records: list[Record], folder: ImageFolder) -> Found:
+    """Sets records aside whose images are not in the folder; errors as `ImageFolder.missing`."""
+    paths = dict.fromkeys(record.path for record in records)
+    missing = folder.missing(paths)
+    lost = set(missing)
+    kept = [record for record in records if record.path not in lost] if lost else records
+    dropped = sum(len(record.captions) for record in records if record.path in lost)
+    return Found(folder, kept, len(paths), missing, dropped)
+
+
+def cached_split(
+    title: str, split: str, form: Form, found: Found, key: object
+) -> datasets.Dataset | datasets.DatasetDict:
+    """A split whose images are files, from the cache of `datasets`; made and put there where it is not yet in it.
+
+    Args:
+        title: of the benchmark or file; its stem names the folder in the cache.
+        split: for the name of the entry.
+        form: what the split is made of.
+        found: its records.
+        key: all that the records depend on besides their folder and missing images, as JSON types; another key is
+            another entry of the cache.
+    """
+    description = _description(title, split, found)
+    parts = {part: list(names) for part, names in form.parts.items()}
+    lost = hashlib.sha256("\n".join(found.missing).encode()).hexdigest()
+    whole_key = [TABLE_VERSION, key, found.folder.root, lost, description, parts]
+    rows = functools.cache(lambda: SplitRows(found.records, form))
+
+    def make(part: str, names: Sequence[str]) -> pa.Table:
+        table = rows().table(part, names)
+        if "image" not in names:
+            return table
+        paths = [os.path.join(found.folder.root, path) for path in rows().paths_of(part)]
+        return table.append_column("image", image_column(paths)).select(names)
+
+    made = {}
+    for part, names in form.parts.items():
+        builder = _Builder(
+            make=functools.partial(make, part, names),
+            features=columns(names),
+            description=description,
+            dataset_name=re.sub(r"\W+", "-", Path(title).stem)[:40] or "pairs",
+            config_name=f"{split}-{part}",
+            hash=hashlib.sha256(json.dumps(whole_key).encode()).hexdigest()[:32],
+        )
+        builder.download_and_prepare(verification_mode="no_checks")
+        made[part] = builder.as_dataset(split="train")
+    return form.join(made)
+
+
+def attached_split(form: Form, rows: SplitRows, images: datasets.Dataset) -> datasets.Dataset | datasets.DatasetDict:
+    """A split whose images a data set holds: they are used as they lie there, the other columns are made anew.
+
+    Args:
+        form: what the split is made of.
+        rows: of the split.
+        images: a data set with the one column `image`, a row for each record.
+    """
+    made = {}
+    for part, names in form.parts.items():
+        plain = [name for name in names if name != "image"]
+        info = datasets.DatasetInfo(features=columns(plain))
+        table = datasets.Dataset(datasets.table.InMemoryTable(rows.table(part, plain)), info=info)
+        if "image" in names:
+            chosen = rows.records_of(part)
+            own = images if np.array_equal(chosen, np.arange(len(images))) else images.select(chosen)
+            table = datasets.concatenate_datasets([own, table], axis=1).select_columns(list(names))
+        made[part] = table
+    return form.join(made)
 
 
 def image_column(paths: list[str]) -> pa.Array:
@@ -100,68 +250,13 @@ def image_column(paths: list[str]) -> pa.Array:
     )
 
 
-class _Builder(datasets.ArrowBasedBuilder):
-    """Puts one ready table into the cache; `make` is called only where it is not there yet."""
-
-    VERSION = datasets.Version(TABLE_VERSION)
-
-    def __init__(self, make: Callable[[], pa.Table], features: datasets.Features, description: str, **options):
-        self._make, self._features, self._description = make, features, description
-        super().__init__(**options)
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(description=self._description, features=self._features)
-
-    def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(datasets.Split.TRAIN)]
-
-    def _generate_tables(self):
-        yield (0, 0), self._make()
-
-
-def cached_split(
-    source: str,
-    split: str,
-    key: object,
-    description: str,
-    make: Callable[[], dict[str, pa.Table]],
-    names: bool = False,
-) -> datasets.Dataset | datasets.DatasetDict:
-    """The parts of a split from the cache of `datasets`, made and put there where they are not yet in it.
-
-    Args:
-        source: name of the benchmark or file; names the folder in the cache.
-        split: `train` is a `Dataset` of pairs, anything else a `DatasetDict` of gallery and queries.
-        key: all that the rows depend on, as JSON types; another key is another entry of the cache.
-        description: of the data set's info.
-        make: gives the tables, as `split_tables` does.
-        names: whether they have `person_name`.
-    """
-    digest = hashlib.sha256(json.dumps([key, description, names]).encode()).hexdigest()[:32]
-    make = functools.cache(make)
-    extra = ("person_name",) if names else ()
-    parts = {}
-    for part, wanted in (PAIRS if split == "train" else RETRIEVAL).items():
-        builder = _Builder(
-            make=lambda part=part: make()[part],
-            features=columns(wanted + extra),
-            description=description,
-            dataset_name=source,
-            config_name=f"{split}-{part}",
-            hash=digest,
-        )
-        builder.download_and_prepare(verification_mode="no_checks")
-        parts[part] = builder.as_dataset(split="train")
-    return parts["pairs"] if split == "train" else datasets.DatasetDict(parts)
-
-
-def partial_description(source: str, split: str, images: int, captions: int) -> str:
+def _description(title: str, split: str, found: Found) -> str:
     """What the info of a data set says of images that were left out; `dropped_pairs` reads it."""
-    if not images:
-        return f"{source}, {split}."
+    if not found.missing:
+        return f"{title}, {split}."
     return (
-        f"{source}, {split}: partial, {captions:,} captions left out because their {images:,} images are missing.\n"
-        f"dropped_pairs: {captions}"
+        f"{title}, {split}: partial, {found.dropped:,} captions left out because their {len(found.missing):,} images "
+        f"are missing.\ndropped_pairs: {found.dropped}"
     )
 
 
@@ -179,13 +274,16 @@ def dropped_pairs(dataset: datasets.Dataset | datasets.IterableDataset | Mapping
 
 
 __all__ = [
-    "PAIRS",
-    "RETRIEVAL",
+    "Form",
+    "Found",
+    "SplitRows",
+    "as_written",
+    "attached_split",
+    "benchmark_form",
     "cached_split",
     "columns",
     "contiguous",
     "dropped_pairs",
-    "image_column",
-    "partial_description",
-    "split_tables",
+    "keep_present",
+    "own_form",
 ]

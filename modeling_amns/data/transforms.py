@@ -66,7 +66,7 @@ class Augmentation:
             erase[:] = top, left, top + box_height, left + box_width
         jitter = 1 + self.color_jitter * (2 * generator.random(3) - 1)
         return {
-            "flip": np.bool_(uniform[0] < self.flip),
+            "flip": np.asarray(uniform[0] < self.flip),
             "shift": shift,
             "erase": erase,
             "jitter": jitter.astype(np.float32),
@@ -104,7 +104,7 @@ def normalize_images(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return values.mul_((1 / (255 * std)).view(3, 1, 1)).sub_((mean / std).view(3, 1, 1))
 
 
-def flip_and_crop(image: Image.Image, flip: bool, shift: Sequence[int]) -> Image.Image:
+def flip_and_crop(image: Image.Image, flip: bool | np.ndarray, shift: Sequence[int] | np.ndarray) -> Image.Image:
     """Mirrors an image and moves it within its frame, black where it ends.
 
     Args:
@@ -135,13 +135,31 @@ def augment_images(
     Returns:
         normalised images, float32 [B, 3, H, W].
     """
-    if jitter is None:
-        values = normalize_images(images, mean, std)
-    else:
-        values = (_jitter(images.float() / 255, jitter) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    if erase is None:
-        return values
+    values = images if jitter is None else jitter_colors(images, jitter)
+    values = normalize_images(values, mean, std)
+    return values if erase is None else erase_boxes(values, erase)
+
+
+def erase_boxes(values: Tensor, erase: Tensor) -> Tensor:
+    """Sets a box of each normalised image, float [B, 3, H, W], to 0, the mean colour, in place.
+
+    Args:
+        values: changed and returned.
+        erase: int64 [B, 4]; top, left, bottom, right.
+    """
     return _erase_boxes(values, erase) if values.device.type == "cpu" else _erase_by_mask(values, erase)
+
+
+def jitter_colors(images: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, contrast and saturation changed, in this order.
+
+    Args:
+        images: uint8 [B, 3, H, W].
+        factors: float [B, 3].
+    Returns:
+        float32 [B, 3, H, W] in [0, 255].
+    """
+    return _jitter(images.float() / 255, factors) * 255
 
 
 def _erase_boxes(values: Tensor, erase: Tensor) -> Tensor:
@@ -177,4 +195,4 @@ def _jitter(values: Tensor, factors: Tensor) -> Tensor:
     return (grey + saturation * (values - grey)).clamp(0, 1)
 
 
-__all__ = ["Augmentation", "augment_images", "flip_and_crop", "normalize_images"]
+__all__ = ["Augmentation", "augment_images", "erase_boxes", "flip_and_crop", "jitter_colors", "normalize_images"]

@@ -21,20 +21,40 @@ for index in (-(query @ gallery.T)[0]).argsort()[:5]:
 """
 
 import argparse
+import functools
 import html
+import io
 import json
+import os
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
 from tokenizers import Tokenizer
 
 PREPROCESSING_FILE = "preprocessing.json"
 BATCH_SIZE = 32
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where a file keeps its orientation. A turned image must not carry it on, or the next reader turns it again.
+_METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+# Pillow hands these to other programs (Ghostscript, Windows' own drawing) or has no decoder for them at all.
+_NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# Rounding may carry a float image in [0, 1] a little beyond its ends.
+_SLACK = 1e-3
 
 
 class OnnxRetrieval:
@@ -88,8 +108,10 @@ class OnnxRetrieval:
         """
         if not isinstance(image, Image.Image):
             try:
-                with Image.open(image) as opened:
-                    opened.load()
+                if not stat.S_ISREG(os.stat(image).st_mode):
+                    # Reading a pipe or a device may never end.
+                    raise ValueError("it is no regular file")
+                with Image.open(image, formats=readable_formats()) as opened:
                     return self.pixels(opened)
             except FileNotFoundError:
                 raise
@@ -97,9 +119,10 @@ class OnnxRetrieval:
             except Exception as error:
                 raise ValueError(f"Cannot read image {image}: {type(error).__name__}: {error}") from error
         resized = to_rgb(image).resize((self.image["width"], self.image["height"]), self.image["resample"])
-        values = np.asarray(resized, dtype=np.float32) * np.float32(self.image["rescale_factor"])
-        values = (values - np.float32(self.image["mean"])) / np.float32(self.image["std"])
-        return values.transpose(2, 0, 1)
+        # The processor's arithmetic, to the bit: rescaled and normalised in one.
+        mean, std = np.array(self.image["mean"]), np.array(self.image["std"])
+        scale, shift = np.float32(self.image["rescale_factor"] / std), np.float32(mean / std)
+        return (np.asarray(resized, dtype=np.float32) * scale - shift).transpose(2, 0, 1)
 
     def tokens(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
         """`input_ids` and `attention_mask`, int64 [captions, tokens], padded to the longest."""
@@ -122,7 +145,9 @@ class OnnxRetrieval:
             captions = [captions]
         return self._embed("text", captions, batch_size, self.tokens, lambda caption: caption)
 
-    def _embed(self, encoder, items, batch_size, collate, prepare) -> np.ndarray:
+    def _embed(
+        self, encoder: str, items: Sequence[Any], batch_size: int, collate: Callable, prepare: Callable
+    ) -> np.ndarray:
         parts = [np.zeros((0, self.dimension), np.float32)]
         for start in range(0, len(items), batch_size):
             batch = [prepare(item) for item in items[start : start + batch_size]]
@@ -130,14 +155,67 @@ class OnnxRetrieval:
         return np.concatenate(parts)
 
 
+@functools.lru_cache(maxsize=1)
+def readable_formats() -> tuple[str, ...]:
+    """The formats of Pillow that are opened: those that it decodes by itself."""
+    # The common ones are tried first.
+    Image.preinit()
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _NOT_READ)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image in RGB, upright: EXIF rotation applied, 16-bit greys to their upper byte, transparency dropped."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    """An image in RGB, upright, as `AMNSProcessor` makes it.
+
+    A camera's rotation is applied, 16-bit greys keep their upper byte, 32-bit integers are bytes if none exceeds 255,
+    floats are in [0, 1] or [0, 255], transparency is dropped.
+
+    Raises:
+        ValueError: floats that are neither in [0, 1] nor in [0, 255].
+    """
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+        for name in _METADATA:
+            image.info.pop(name, None)
+    if image.mode == "I":
+        image = Image.fromarray(_eight_bits(np.asarray(image).clip(0, 65535)))
+    elif image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
     elif image.mode == "La":
         image = image.convert("LA")
     return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    # Broken blocks make Pillow raise whatever they lead it to; the pixels are fine.
+    except Exception:
+        return 1
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Greys as bytes, by their type and range."""
+    if values.dtype.itemsize == 2:
+        return (values >> 8).astype(np.uint8)
+    low, high = values.min(), values.max()
+    if values.dtype.kind in "iu":
+        return (values if high <= 255 else values >> 8).astype(np.uint8)
+    if low >= -_SLACK and (high <= 1 + _SLACK or 2 <= high <= 255 + _SLACK):
+        scaled = values.astype(np.float64) * (255 if high <= 1 + _SLACK else 1)
+        return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    raise ValueError(f"its values go from {low:g} to {high:g}; floats in [0, 1] or [0, 255] are expected.")
+
+
+def find_images(folder: Path) -> tuple[list[Path], int]:
+    """The images of a folder and its sub-folders by the endings that Pillow reads, and how many files have others."""
+    formats = set(readable_formats())
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in formats}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [path for path in files if path.suffix.lower() in endings]
+    return found, len(files) - len(found)
 
 
 def main() -> int:
@@ -150,8 +228,13 @@ def main() -> int:
     options = parser.parse_args()
     if options.top < 1:
         parser.error("--top must be 1 or more")
-    files = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    files = [path for path in files if path.is_file()]
+    for stream in (sys.stdout, sys.stderr):
+        # Names that the console can't show are escaped; an error here would lose the search.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    files, others = find_images(options.images)
+    if others:
+        print(f"amns_onnx.py: left out {others} file(s) with endings of no image that can be read.", file=sys.stderr)
     if not files:
         print(f"amns_onnx.py: there are no images in {options.images}.", file=sys.stderr)
         return 1
@@ -162,7 +245,7 @@ def main() -> int:
     except Exception as error:
         print(f"amns_onnx.py: the models can't be read. {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    found = []
+    hits: list[tuple[float, Path]] = []
     for start in range(0, len(files), BATCH_SIZE):
         paths, pixels = [], []
         for path in files[start : start + BATCH_SIZE]:
@@ -173,10 +256,10 @@ def main() -> int:
                 print(f"amns_onnx.py: left out. {error}", file=sys.stderr)
         if paths:
             [embeds] = model.sessions["image"].run(None, {"pixel_values": np.stack(pixels)})
-            found += zip(embeds @ query, paths)
-    for similarity, path in sorted(found, key=lambda hit: -hit[0])[: options.top]:
+            hits += zip(embeds @ query, paths)
+    for similarity, path in sorted(hits, key=lambda hit: -hit[0])[: options.top]:
         print(f"{similarity:.4f}  {path}")
-    return 0 if found else 1
+    return 0 if hits else 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,14 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..configuration_amns import AMNSConfig
 from ..evaluation import evaluate_retrieval
 from ..extras import require
 from ..fingerprint import model_fingerprint
 from ..loading import check_fit, end_token_id
 from ..modeling_amns import AMNSModel
-from ..processing_amns import MAX_TOKENS, AMNSProcessor
+from ..processing_amns import AMNSProcessor
+from ..protocols import Embedder
 
 # Largest difference of an embedding's entry (of a vector of length 1) that an export may show.
 TOLERANCE = 1e-4
@@ -45,6 +47,7 @@ class ImageEncoder(nn.Module):
         self.vision_model, self.visual_projection = model.vision_model, model.visual_projection
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        """As the class says."""
         pooled = self.vision_model(pixel_values=pixel_values).pooler_output
         return nn.functional.normalize(self.visual_projection(pooled), dim=-1)
 
@@ -57,6 +60,7 @@ class TextEncoder(nn.Module):
         self.text_model, self.text_projection = model.text_model, model.text_projection
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """As the class says."""
         pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         return nn.functional.normalize(self.text_projection(pooled), dim=-1)
 
@@ -73,7 +77,7 @@ class Encoder:
 
     module: nn.Module
     dynamic_shapes: dict[str, dict]
-    config: object
+    config: AMNSConfig
 
     def inputs(self, batch: int, length: int = 9) -> dict[str, Tensor]:
         """Random inputs of the right shapes, by name; captions of `length` tokens, every other one padded."""
@@ -83,6 +87,7 @@ class Encoder:
             shape = (batch, vision.num_channels, *vision.image_size)
             return {"pixel_values": torch.randn(shape, generator=generator)}
         text = self.config.text_config
+        length = min(length, text.max_position_embeddings)
         end = end_token_id(text)
         ids = torch.randint(3, text.vocab_size - 1, (batch, length), generator=generator)
         ids[ids == end] = 3
@@ -119,7 +124,11 @@ def export_programs(model: AMNSModel) -> dict[str, torch.export.ExportedProgram]
             encoder.module, (), encoder.inputs(2), dynamic_shapes=encoder.dynamic_shapes
         )
         run = programs[name].module()
-        _largest_deviation(f"torch.export of the {name} encoder", encoder, lambda inputs, run=run: run(**inputs))
+
+        def call(inputs: dict[str, Tensor], run: nn.Module = run) -> Tensor:
+            return run(**inputs)
+
+        _largest_deviation(f"torch.export of the {name} encoder", encoder, call)
     return programs
 
 
@@ -172,21 +181,22 @@ def export_onnx(
 
 def preprocessing(model: AMNSModel, processor: AMNSProcessor, files: Mapping[str, Mapping[str, str]]) -> dict:
     """What `preprocessing.json` holds: how pixels and tokens are made, and which files take them."""
-    image, text = processor.image_processor, processor.tokenizer
+    text = processor.tokenizer
     height, width = processor.image_size
+    rescale_factor, mean, std = processor.image_processor.normalization
     return {
         "image": {
             "height": height,
             "width": width,
             # Pillow's number of the filter, 3 for bicubic.
-            "resample": int(image.resample),
-            "rescale_factor": image.rescale_factor,
-            "mean": list(image.image_mean),
-            "std": list(image.image_std),
+            "resample": int(processor.image_processor.resample),
+            "rescale_factor": rescale_factor,
+            "mean": list(mean),
+            "std": list(std),
         },
         "text": {
             "tokenizer": "tokenizer.json",
-            "max_length": min(MAX_TOKENS, model.config.text_config.max_position_embeddings),
+            "max_length": processor.max_tokens,
             "bos_token_id": text.bos_token_id,
             "eos_token_id": text.eos_token_id,
             "pad_token_id": text.pad_token_id,
@@ -201,13 +211,18 @@ class OnnxModel(nn.Module):
 
     device = torch.device("cpu")
 
-    def __init__(self, folder: str | Path, config, int8: bool = False):
+    def __init__(self, folder: str | Path, config: AMNSConfig, int8: bool = False):
         super().__init__()
         require("onnxruntime", "onnx", "Running an exported model")
         from .amns_onnx import OnnxRetrieval
 
         self.config = config
         self.sessions = OnnxRetrieval(folder, int8).sessions
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of the shared space."""
+        return self.config.projection_dim
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """L2-normalised embeddings in `pooler_output`."""
@@ -238,7 +253,9 @@ def compare(
     """
     folder = Path(folder)
     model = copy.deepcopy(model).float()
-    rows = {"PyTorch fp32": (model, sum(_weight_bytes(encoder.module) for encoder in encoders(model).values()))}
+    rows: dict[str, tuple[Embedder, int]] = {
+        "PyTorch fp32": (model, sum(_weight_bytes(encoder.module) for encoder in encoders(model).values()))
+    }
     for label, suffix in (("ONNX fp32", ".onnx"), ("ONNX int8", ".int8.onnx")):
         # With the file of weights that may lie beside a graph.
         files = [path for name in ("image", "text") for path in folder.glob(f"{name}_encoder{suffix}*")]
@@ -276,7 +293,7 @@ def _write_onnx(name: str, encoder: Encoder, file: Path) -> float:
     return _largest_deviation(f"{file}, run by onnxruntime,", encoder, run)
 
 
-def _largest_deviation(what: str, encoder: Encoder, run) -> float:
+def _largest_deviation(what: str, encoder: Encoder, run: Callable[[dict[str, Tensor]], Tensor]) -> float:
     """Largest difference from eager at two batch sizes and caption lengths other than those exported with."""
     deviation = 0.0
     with torch.no_grad():

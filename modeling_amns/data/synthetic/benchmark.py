@@ -9,7 +9,8 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from pathlib import Path
 import numpy as np
 from datasets.utils import tqdm
 
-from ..annotations import SYNTHETIC_MARK
+from ..benchmarks import BENCHMARKS, SYNTHETIC_MARK, Benchmark
+from ..records import SPLITS
 from .camera import CAMERAS, Shot, draw_shot
 from .captions import Caption, write_captions
 from .figure import draw_body
-from .people import SPLITS, Person, draw_people
+from .people import Person, draw_people
 from .render import render_image
 
 GENERATOR_VERSION = "1.1"
@@ -31,37 +33,6 @@ MIN_IMAGE_SIZE = (64, 24)
 MIN_PARALLEL_IMAGES = 200
 # The folders of the real CUHK-PEDES, one for each camera.
 CUHK_FOLDERS = ("cam_a", "cam_b", "CUHK03", "Market", "test_query", "train_query")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a benchmark lies on disk.
-
-    Attributes:
-        folder: name under the root.
-        annotation: name of the JSON file.
-        path_field: its field with the image path, relative to `imgs/`.
-        first_id: person id of the first identity; ids run on through the splits.
-        splits: those it has.
-        max_captions: captions an image, at most.
-        tokens: whether it has the field `processed_tokens`.
-    """
-
-    folder: str
-    annotation: str
-    path_field: str
-    first_id: int
-    splits: tuple[str, ...] = SPLITS
-    max_captions: int | None = None
-    tokens: bool = True
-
-
-LAYOUTS = {
-    "synthetic-pedes": Layout("synthetic-pedes", "reid_raw.json", "file_path", 1),
-    "cuhk-pedes": Layout("CUHK-PEDES", "reid_raw.json", "file_path", 1),
-    "icfg-pedes": Layout("ICFG-PEDES", "ICFG-PEDES.json", "file_path", 0, ("train", "test"), 1),
-    "rstpreid": Layout("RSTPReid", "data_captions.json", "img_path", 0, tokens=False),
-}
 
 
 @dataclass(frozen=True)
@@ -81,6 +52,47 @@ class PlannedImage:
     person: Person
     shot: Shot
     captions: tuple[Caption, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the images of a benchmark are named; everything else `Benchmark` knows.
+
+    Attributes:
+        benchmark: whose layout it is.
+        image_path: of an image, relative to the image folder.
+    """
+
+    benchmark: Benchmark
+    image_path: Callable[[PlannedImage], str]
+
+    @property
+    def annotation(self) -> str:
+        """Name of the annotation file, the best of those that are read."""
+        return self.benchmark.annotations[0]
+
+
+def _cuhk_path(plan: PlannedImage) -> str:
+    return f"{CUHK_FOLDERS[plan.shot.camera]}/{plan.identity + 1:05d}_{plan.index:03d}.jpg"
+
+
+def _rstp_path(plan: PlannedImage) -> str:
+    return f"{plan.identity:04d}_c{plan.shot.camera + 1}_{plan.index:04d}.jpg"
+
+
+def _icfg_path(plan: PlannedImage) -> str:
+    return f"{plan.split}/{plan.identity:04d}/{_rstp_path(plan)}"
+
+
+LAYOUTS = {
+    name: Layout(BENCHMARKS[name], image_path)
+    for name, image_path in (
+        ("synthetic-pedes", _cuhk_path),
+        ("cuhk-pedes", _cuhk_path),
+        ("icfg-pedes", _icfg_path),
+        ("rstpreid", _rstp_path),
+    )
+}
 
 
 def plan_benchmark(
@@ -154,8 +166,11 @@ def make_synthetic_benchmark(
 
     Example:
 
-        >>> make_synthetic_benchmark("data", train_identities=200, val_identities=20, test_identities=50)
-        PosixPath('data/synthetic-pedes')
+        >>> from tempfile import mkdtemp
+        >>> sizes = {"train_identities": 2, "val_identities": 1, "test_identities": 1, "images_per_identity": 1}
+        >>> folder = make_synthetic_benchmark(mkdtemp(), image_size=(64, 24), num_workers=1, **sizes)
+        >>> sorted(path.name for path in folder.iterdir())
+        ['README.md', 'imgs', 'reid_raw.json', 'synthetic.json']
     """
     sizes = {
         "train_identities": train_identities,
@@ -166,7 +181,8 @@ def make_synthetic_benchmark(
     }
     _check_arguments(layout, seed, sizes, image_size, num_workers)
     form = LAYOUTS[layout]
-    folder = Path(root) / form.folder
+    known = form.benchmark
+    folder = Path(root).expanduser() / known.folder
     about = {
         "benchmark": "synthetic-pedes",
         "note": "Drawn by modeling_amns, not photographs: figures on it do not stand for the real benchmarks.",
@@ -181,22 +197,19 @@ def make_synthetic_benchmark(
         return folder
     counts = dict(zip(SPLITS, (train_identities, val_identities, test_identities)))
     tasks = [
-        _Task(
-            seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, tuple(image_size)
-        )
+        _Task(seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, image_size)
         for identity, (split, person) in enumerate(_number_people(seed, counts))
-        if split in form.splits
+        if split in known.splits
     ]
-    for parent in _image_folders(layout, tasks):
-        (folder / "imgs" / parent).mkdir(parents=True, exist_ok=True)
+    (folder / known.images).mkdir(exist_ok=True)
     records = _draw_all(tasks, images_per_identity, num_workers)
-    _write_whole(folder / "README.md", _readme(about, {split: counts[split] for split in form.splits}))
+    _write_whole(folder / "README.md", _readme(about, {split: counts[split] for split in known.splits}))
     _write_whole(annotation, json.dumps(records, indent=1) + "\n")
     return folder
 
 
 def _check_arguments(
-    layout: str, seed: int, sizes: dict[str, int], image_size: Sequence[int], num_workers: int | None
+    layout: str, seed: int, sizes: dict[str, int], image_size: tuple[int, int], num_workers: int | None
 ) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"Unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}.")
@@ -270,10 +283,12 @@ def _draw_person(task: _Task) -> list[dict]:
     records = []
     for index in range(task.images):
         plan = plan_image(task.seed, task.identity, index, task.split, task.person, task.captions)
-        path = _image_path(task.layout, plan)
+        path = form.image_path(plan)
+        file = task.folder / form.benchmark.images / path
+        file.parent.mkdir(parents=True, exist_ok=True)
         image = render_image(task.person, body, plan.shot, task.image_size)
-        image.save(task.folder / "imgs" / path, "JPEG", quality=JPEG_QUALITY)
-        records.append(_record(form, plan, path))
+        image.save(file, "JPEG", quality=JPEG_QUALITY)
+        records.append(_record(form.benchmark, plan, path))
     return records
 
 
@@ -293,31 +308,28 @@ def _draw_all(tasks: list[_Task], images_per_identity: int, num_workers: int | N
         return follow(map(_draw_person, tasks))
     # Forked workers start at once; a fresh interpreter would first import torch and transformers.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         return follow(pool.map(_draw_person, tasks, chunksize=8))
 
 
-def _image_folders(layout: str, tasks: list[_Task]) -> list[str]:
-    if layout == "rstpreid":
-        return ["."]
-    if layout == "icfg-pedes":
-        return [f"{task.split}/{task.identity:04d}" for task in tasks]
-    return list(CUHK_FOLDERS)
+def _end_with_parent() -> None:
+    """Lets a worker end when its parent was killed: it would wait for its next task for good."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def _image_path(layout: str, plan: PlannedImage) -> str:
-    camera = plan.shot.camera
-    if layout == "rstpreid":
-        return f"{plan.identity:04d}_c{camera + 1}_{plan.index:04d}.jpg"
-    if layout == "icfg-pedes":
-        return f"{plan.split}/{plan.identity:04d}/{plan.identity:04d}_c{camera + 1}_{plan.index:04d}.jpg"
-    return f"{CUHK_FOLDERS[camera]}/{plan.identity + 1:05d}_{plan.index:03d}.jpg"
-
-
-def _record(form: Layout, plan: PlannedImage, path: str) -> dict:
-    captions = [caption.text for caption in plan.captions[: form.max_captions]]
-    record = {"id": plan.identity + form.first_id, form.path_field: path, "captions": captions, "split": plan.split}
-    if form.tokens:
+def _record(known: Benchmark, plan: PlannedImage, path: str) -> dict:
+    captions = [caption.text for caption in plan.captions[: known.max_captions]]
+    record = {"id": plan.identity + known.first_id, known.path_field: path, "captions": captions, "split": plan.split}
+    if known.tokens:
         record["processed_tokens"] = [re.findall(r"[a-z]+", caption.lower()) for caption in captions]
     return record
 

@@ -115,14 +115,14 @@ class Figure:
         stride = self.stride
         if self.side:
             reach = 3.0 + 8.5 * abs(stride)
-            far = [(-0.5, 60), (-reach * 0.35 + 1.5, 86), (-reach, 112 - abs(stride) * 2.5)]
-            near = [(0.5, 60), (reach * 0.55 + 1.2, 86), (reach, 112)]
-            legs = [(far, 0.8), (near, 1.0)]
+            far: Points = [(-0.5, 60), (-reach * 0.35 + 1.5, 86), (-reach, 112 - abs(stride) * 2.5)]
+            near: Points = [(0.5, 60), (reach * 0.55 + 1.2, 86), (reach, 112)]
+            legs: list[tuple[Points, float]] = [(far, 0.8), (near, 1.0)]
         else:
             lift = 3.2 * stride
             x = 4.7 * self.body.width
-            left = [(-x, 60), (-x - 0.6, 86 - max(lift, 0) * 0.5), (-x - 0.4, 112 - max(lift, 0))]
-            right = [(x, 60), (x + 0.6, 86 + min(lift, 0) * 0.5), (x + 0.4, 112 + min(lift, 0))]
+            left: Points = [(-x, 60), (-x - 0.6, 86 - max(lift, 0) * 0.5), (-x - 0.4, 112 - max(lift, 0))]
+            right: Points = [(x, 60), (x + 0.6, 86 + min(lift, 0) * 0.5), (x + 0.4, 112 + min(lift, 0))]
             legs = [(left, 1.0), (right, 1.0)]
         for points, light in legs:
             self._leg(points, light)
@@ -268,8 +268,8 @@ class Figure:
             if self.side:
                 pen.line([(-2.5, 28.5), (2.6, 33), (1.4, 42), (-4, 48)], 2.0, colour)
             elif self.view == "front":
-                for x in (-1, 1):
-                    strap = [(x * 4.6, 27), (x * 7.6, 29), (x * 7.8, 50), (x * 5.2, 48)]
+                for half in (-1, 1):
+                    strap: Points = [(half * 4.6, 27), (half * 7.6, 29), (half * 7.8, 50), (half * 5.2, 48)]
                     pen.polygon(strap, colour)
             else:
                 pen.box(-9.4, 30, 9.4, 60, colour, 4)

@@ -44,8 +44,8 @@ class Head:
             self._side()
         else:
             self._front()
-        if self.person.hat != NONE:
-            self._hat()
+        if self.person.hat != NONE and self.hat_colour is not None:
+            self._hat(self.hat_colour)
 
     def _front(self) -> None:
         pen, hair = self.pen, self.person.hair
@@ -61,14 +61,14 @@ class Head:
                 pen.polygon([(x * 5.2, 12), (x * 7.8, 13), (x * 8.6, 36), (x * 5.4, 36), (x * 5.6, 20)], self.hair)
         elif hair == "ponytail":
             pen.limb([(6.6, 20), (8.4, 29), (7.6, 38)], (3.4, 4.4, 2.4), self.hair)
-        for x in (-2.5, 2.5):
-            pen.ellipse(x, 17, 0.9, 0.8, EYES)
+        for eye in (-2.5, 2.5):
+            pen.ellipse(eye, 17, 0.9, 0.8, EYES)
         pen.line([(-1.6, 22), (1.6, 22)], 0.7, MOUTH)
         if self.person.face == "glasses":
             pen.line([(-6, 16.2), (6, 16.2)], 0.9, FRAMES)
-            for x in (-2.9, 2.9):
-                pen.box(x - 2.5, 15, x + 2.5, 19, FRAMES, 1.2)
-                pen.box(x - 1.5, 16, x + 1.5, 18.1, LENSES, 0.6)
+            for lens in (-2.9, 2.9):
+                pen.box(lens - 2.5, 15, lens + 2.5, 19, FRAMES, 1.2)
+                pen.box(lens - 1.5, 16, lens + 1.5, 18.1, LENSES, 0.6)
         elif self.person.face == "mask":
             pen.polygon([(-6, 18.4), (0, 17.4), (6, 18.4), (4.8, 23.4), (0, 25.6), (-4.8, 23.4)], MASK)
 
@@ -102,8 +102,8 @@ class Head:
         elif self.person.face == "mask":
             pen.polygon([(3, 18.4), (9.4, 18.4), (7.8, 24.2), (3, 25)], MASK)
 
-    def _hat(self) -> None:
-        pen, colour, hat = self.pen, self.hat_colour, self.person.hat
+    def _hat(self, colour: Colour) -> None:
+        pen, hat = self.pen, self.person.hat
         if hat == "cap":
             pen.polygon([(-7.6, 14.4), (-7, 8.6), (-3, 5.4), (3, 5.4), (7, 8.6), (7.6, 14.4)], colour)
             if self.side:

@@ -12,6 +12,8 @@ from PIL import Image, ImageChops, ImageDraw
 Colour = tuple[int, int, int]
 Points = list[tuple[float, float]]
 Pattern = tuple[str, Colour]
+# Of a layer with transparency, or of a mask.
+Ink = tuple[int, int, int, int] | int
 
 MIDDLE = 64.0
 # Crops are tight: the figure is drawn a little wider than a body is.
@@ -58,7 +60,7 @@ class Pen:
         """A filled outline, with a pattern of `stripes` or `checked` in its own colour where one is given."""
         placed, width = self.place(points), self._width(OUTLINE)
 
-        def paint(draw: ImageDraw.ImageDraw, fill, outline) -> None:
+        def paint(draw: ImageDraw.ImageDraw, fill: Ink, outline: Ink | None) -> None:
             draw.polygon(placed, fill)
             if outline:
                 draw.line([*placed, placed[0]], outline, width, joint="curve")
@@ -69,7 +71,7 @@ class Pen:
         """A chain of tapered segments with round joints; `widths` are full widths at the points."""
         placed = self.place(points)
 
-        def chain(draw: ImageDraw.ImageDraw, fill, grow: float) -> None:
+        def chain(draw: ImageDraw.ImageDraw, fill: Ink, grow: float) -> None:
             radii = [(width / 2 + grow) * self.unit for width in widths]
             for (x, y), r in zip(placed, radii):
                 draw.ellipse((x - r, y - r, x + r, y + r), fill)
@@ -80,7 +82,7 @@ class Pen:
                 other = [(xb - nx * rb, yb - ny * rb), (xa - nx * ra, ya - ny * ra)]
                 draw.polygon(one + other, fill)
 
-        def paint(draw: ImageDraw.ImageDraw, fill, outline) -> None:
+        def paint(draw: ImageDraw.ImageDraw, fill: Ink, outline: Ink | None) -> None:
             if outline:
                 chain(draw, outline, OUTLINE)
             chain(draw, fill, 0.0)
@@ -108,7 +110,9 @@ class Pen:
     def _width(self, width: float) -> int:
         return max(1, round(width * self.unit))
 
-    def _paint(self, paint: Callable, colour: Colour, pattern: Pattern | None) -> None:
+    def _paint(
+        self, paint: Callable[[ImageDraw.ImageDraw, Ink, Ink | None], None], colour: Colour, pattern: Pattern | None
+    ) -> None:
         paint(self.draw, (*colour, 255), (*edge(colour), 255))
         if pattern:
             mask = Image.new("L", self.size, 0)

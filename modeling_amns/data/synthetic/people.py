@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-SPLITS = ("train", "val", "test")
+from ..records import SPLITS
+
 VIEWS = ("front", "back", "left", "right")
 NONE = "none"
 

@@ -1,0 +1,188 @@
+"""What `AMNSTrainer` is given, checked before any work: each refusal is one ValueError that says what to do."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import datasets
+import torch
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor, nn
+from transformers import Trainer
+
+from .configuration_amns import AMNSConfig
+from .losses import IDENTITY
+from .pushes import refuse_unfit_pushes
+from .report import METRICS
+from .splits import is_split, named_sets
+from .training_args import AMNSTrainingArguments
+
+TRAIN_COLUMNS = ("image", "caption", "person_id")
+SPLIT_COLUMNS = {"gallery": ("image", "person_id"), "queries": ("caption", "person_id")}
+# Arguments of `Trainer.__init__` that AMNSTrainer cannot honour.
+REFUSED_ARGUMENTS = {
+    "compute_loss_func": "the losses compare all pairs of a batch; give yours a name with losses.register_loss",
+    "preprocess_logits_for_metrics": "evaluation makes embeddings, no logits; compute_metrics gets these whole",
+}
+
+
+def refuse_trainer_arguments(given: Mapping[str, Any]) -> None:
+    """A ValueError for an argument of `Trainer` that would not be used."""
+    for name, reason in REFUSED_ARGUMENTS.items():
+        if given.get(name) is not None:
+            raise ValueError(f"AMNSTrainer takes no {name}: {reason}.")
+
+
+def check_training_set(
+    dataset: datasets.Dataset | datasets.IterableDataset | None, args: AMNSTrainingArguments
+) -> None:
+    """Type, columns and, of a stream, that nothing is asked that needs to know all rows.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    if dataset is None:
+        return
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        raise ValueError(
+            f"train_dataset must be a datasets.Dataset or IterableDataset, found {type(dataset).__name__}; load_pairs "
+            "and load_benchmark make one."
+        )
+    _check_columns("train_dataset", dataset, TRAIN_COLUMNS)
+    if isinstance(dataset, datasets.IterableDataset):
+        sampling = {
+            "instances_per_identity": args.instances_per_identity,
+            "train_sampling_strategy group_by_length": args.train_sampling_strategy == "group_by_length",
+        }
+        for name, asked in sampling.items():
+            if asked:
+                raise ValueError(
+                    f"{name} needs to know all rows, and a stream is read in its own order. Load the training set "
+                    "with streaming=False, or leave the option out."
+                )
+
+
+def check_eval_sets(eval_dataset: object, args: AMNSTrainingArguments, own_metrics: bool) -> None:
+    """A split or several by name, and that the figure that selects the best model is one of theirs.
+
+    Args:
+        eval_dataset: as `AMNSTrainer` takes it.
+        args: with `metric_for_best_model`.
+        own_metrics: `compute_metrics` adds figures that nobody knows yet.
+    Raises:
+        ValueError: it does not fit.
+    """
+    if eval_dataset is None:
+        return
+    sets = named_sets(eval_dataset)
+    for name, split in sets.items():
+        title = f"eval_dataset {name}".strip()
+        if not is_split(split):
+            found = sorted(split) if isinstance(split, Mapping) else type(split).__name__
+            raise ValueError(
+                f'{title} must hold "gallery" and "queries", as load_benchmark(name, root, "val") returns, or be '
+                f"several such splits by name; found {found}."
+            )
+        for part, columns in SPLIT_COLUMNS.items():
+            _check_columns(f"{title} {part}", split[part], columns)
+    metric = args.metric_for_best_model
+    if metric is None or own_metrics or args.eval_strategy == "no":
+        return
+    known = [f"{name}_{figure}".lstrip("_") for name in sets for figure in METRICS]
+    if metric.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"metric_for_best_model {metric} is no figure of the evaluation; choose one of {', '.join(known)}."
+        )
+
+
+def prepare_model(model: nn.Module, args: AMNSTrainingArguments, person_ids: Sequence[int] | None) -> None:
+    """Checks a model against arguments and data, sets its temperature and freezes what takes no part in the loss.
+
+    Raises:
+        ValueError: it is another kind of model, its classifier is too small, nothing of it is trained, or its pushes
+            would upload what is nobody's business.
+    """
+    encoder: Any = getattr(model, "amns", None)
+    if encoder is None:
+        raise ValueError(
+            f"AMNSTrainer trains an AMNSForPersonRetrieval, found {type(model).__name__}. Its from_pretrained takes "
+            "checkpoints of AMNSModel and CLIP too."
+        )
+    refuse_unfit_pushes(model, args)
+    classifier = getattr(model, "classifier", None)
+    if IDENTITY in args.weights:
+        _check_identities(model, person_ids)
+    elif isinstance(classifier, nn.Module):
+        # Else it would be the one part without a gradient, which distributed training has to know of.
+        classifier.requires_grad_(False)
+    # A fixed temperature: the checkpoint's own scale is set to it, so that saved logits mean what was trained.
+    encoder.logit_scale.data.fill_(-torch.tensor(args.temperature).log().item())
+    encoder.logit_scale.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "No parameter of the model is trained: all are frozen (a classifier without the identity loss, too). Set "
+            "requires_grad_(True) on what is to learn."
+        )
+
+
+def refuse_sharded_parameters(trainer: Trainer) -> None:
+    """A ValueError if a launcher asks for parameters that are cut up."""
+    parallelism = getattr(trainer.accelerator, "parallelism_config", None)
+    # The environment too: on CPUs accelerate leaves a wish for FSDP aside without a word.
+    sharding = {
+        "FSDP": trainer.is_fsdp_enabled or parse_flag_from_env("ACCELERATE_USE_FSDP"),
+        "DeepSpeed": trainer.is_deepspeed_enabled or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
+        "tensor parallelism": parallelism is not None and parallelism.tp_enabled,
+        "context parallelism": parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled),
+    }
+    found = [name for name, enabled in sharding.items() if enabled]
+    if found:
+        raise ValueError(
+            f"AMNSTrainer does not train under {' and '.join(found)}: teacher and evaluation read whole "
+            "parameters, which sharding cuts up. Launch with plain data parallelism (accelerate's MULTI_GPU or "
+            "MULTI_CPU); gradient_cache_chunk_size and gradient_checkpointing save memory instead."
+        )
+
+
+def _check_identities(model: nn.Module, person_ids: Sequence[int] | None) -> None:
+    if model.classifier is None:
+        raise ValueError("The identity loss needs num_identities in the model's configuration; it is 0.")
+    if person_ids:
+        _refuse_unknown(max(person_ids), cast(AMNSConfig, model.config).num_identities, "The training set")
+
+
+def _refuse_unknown(largest: int, known: int, where: str) -> None:
+    if largest >= known:
+        raise ValueError(
+            f"{where} has person ids up to {largest}, the model's classifier {known} identities; "
+            f"load it with num_identities={largest + 1}."
+        )
+
+
+class KnownPersons:
+    """A collator over another one that refuses persons whom the classifier does not know: a stream names them late."""
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]], known: int):
+        self.collate, self.known = collate, known
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The batch of the collator inside."""
+        _refuse_unknown(max(example["person_id"] for example in examples), self.known, "The training stream")
+        return self.collate(examples)
+
+
+def _check_columns(name: str, dataset: object, needed: tuple[str, ...]) -> None:
+    # A stream may not know its columns before it is read.
+    columns = getattr(dataset, "column_names", None) or needed
+    missing = [column for column in needed if column not in columns]
+    if missing:
+        raise ValueError(f"{name} lacks the column(s) {', '.join(missing)}; it has {', '.join(columns)}.")
+
+
+__all__ = [
+    "KnownPersons",
+    "check_eval_sets",
+    "check_training_set",
+    "prepare_model",
+    "refuse_sharded_parameters",
+    "refuse_trainer_arguments",
+]

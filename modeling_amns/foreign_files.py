@@ -1,0 +1,163 @@
+"""Checkpoint files of other projects: where they lie, reading them without running code, what stands beside them."""
+
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .image_modes_amns import size_pair
+
+HEAD_WIDTH = 64
+OPENCLIP_CONFIG = "open_clip_config.json"
+OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+_CONTAINERS = ("model", "state_dict", "model_state_dict")
+_ANCHOR = "visual.class_embedding"
+
+
+def existing(path: str | Path) -> Path:
+    """The path, or a FileNotFoundError that says what to pass."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such file or folder. Pass a checkpoint file or a transformers CLIP folder."
+        )
+    return path
+
+
+def weights_file(path: Path) -> Path:
+    """The file of weights: the path itself, or OpenCLIP's in a folder."""
+    if path.is_file():
+        return path
+    found = [path / name for name in OPENCLIP_FILES if (path / name).is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{path}: holds neither config.json (transformers) nor {' or '.join(OPENCLIP_FILES)} (OpenCLIP). "
+            "Pass the checkpoint file itself, for IRRA and RDE best.pth."
+        )
+    return found[0]
+
+
+def read_checkpoint(file: str | Path) -> dict:
+    """Content of a checkpoint file, on the CPU; a pickle that holds anything but tensors and plain values is refused.
+
+    TorchScript archives are read by `torch.jit.load`, which knows no Python; none of their methods is called.
+    """
+    file = Path(file)
+    try:
+        if file.suffix == ".safetensors":
+            content = load_file(file)
+        elif _is_torchscript(file):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                content = dict(torch.jit.load(file, map_location="cpu").state_dict())
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        match = re.search(r"Unsupported .*?(?= was not|$)", str(error), re.MULTILINE)
+        found = match[0] if match else "no plain torch.save"
+        raise ValueError(
+            f"refused, the pickle holds more than weights ({found}) and could run code. Have someone who trusts it "
+            "save the weights alone: torch.save(model.state_dict(), file)."
+        ) from None
+    # A file that is no checkpoint fails inside the readers in many ways.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"not readable as a checkpoint ({reason}). Is the file complete?") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"holds a {type(content).__name__}, expected a state dict or a dict with one.")
+    return content
+
+
+def openclip_settings(file: Path) -> dict[str, Any]:
+    """Activation, head width and image size from OpenCLIP's configuration beside the weights, empty without one."""
+    if not file.is_file():
+        return {}
+    config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+    size = config["vision_cfg"].get("image_size")
+    return {
+        "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
+        "head_width": config["vision_cfg"].get("head_width", HEAD_WIDTH),
+        "native_size": None if size is None else list(size_pair(size)),
+    }
+
+
+def openclip_preprocessing(file: Path) -> dict[str, Any]:
+    """Fields of an image processor from OpenCLIP's configuration, empty (CLIP's own) without one."""
+    config = json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg", {}) if file.is_file() else {}
+    fields = {field: config[name] for name, field in (("mean", "image_mean"), ("std", "image_std")) if name in config}
+    if "interpolation" in config:
+        name = str(config["interpolation"])
+        # OpenCLIP's "random" is of its training; it evaluates bicubic.
+        resample = {"random": "bicubic"}.get(name, name).upper()
+        if resample not in Image.Resampling.__members__:
+            known = ", ".join(sorted(Image.Resampling.__members__)).lower()
+            raise ValueError(f"{file.name} asks for interpolation {name!r}; known are {known}.")
+        fields["resample"] = Image.Resampling[resample]
+    return fields
+
+
+def _is_torchscript(file: Path) -> bool:
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def unwrap(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
+    """The innermost state dict without the prefix of a distributed wrapper, and the names of what is around it."""
+    left_over = []
+    while inner := next((name for name in _CONTAINERS if isinstance(checkpoint.get(name), Mapping)), None):
+        left_over += [str(name) for name in checkpoint if name != inner]
+        checkpoint = checkpoint[inner]
+    tensors = {str(name).removeprefix("module."): value for name, value in checkpoint.items()}
+    left_over += [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}, left_over
+
+
+def encoder_prefix(tensors: Mapping[str, Tensor]) -> str:
+    """What stands before `visual.class_embedding`: nothing in CLIP and OpenCLIP, `base_model.` in IRRA and RDE."""
+    found = [key[: -len(_ANCHOR)] for key in tensors if key == _ANCHOR or key.endswith("." + _ANCHOR)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"holds several image encoders, under {some(found)}. Save the one you want by itself.")
+    for mark, kind in {
+        "visual.layer1.": "a ResNet, only CLIP's vision transformers can be converted",
+        "visual.trunk.": "a timm image encoder, only CLIP's own vision transformers can be converted",
+        "vision_model.embeddings.": "transformers' layout without its configuration; pass the folder with config.json",
+    }.items():
+        if any(mark in key for key in tensors):
+            raise ValueError(f"this is {kind}.")
+    raise ValueError(
+        f"no key ends with {_ANCHOR}, so this is no CLIP, OpenCLIP, IRRA or RDE file; found {some(tensors)}."
+    )
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of many names, for an error."""
+    names = sorted(names)
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+__all__ = [
+    "HEAD_WIDTH",
+    "OPENCLIP_CONFIG",
+    "encoder_prefix",
+    "existing",
+    "openclip_preprocessing",
+    "openclip_settings",
+    "read_checkpoint",
+    "some",
+    "unwrap",
+    "weights_file",
+]

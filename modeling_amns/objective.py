@@ -1,0 +1,105 @@
+"""What a training step minimises: the parts of the loss, their means for the log, and whether they are finite."""
+
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .losses import IDENTITY, MATCHING_LOSSES, identity_loss, matching_loss
+from .modeling_amns import AMNSPersonRetrievalOutput
+from .training_args import AMNSTrainingArguments
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the message names step, loss parts, pairs and the checkpoint before it."""
+
+
+def loss_parts(
+    args: AMNSTrainingArguments, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor
+) -> dict[str, Tensor]:
+    """Each loss of `loss_weights` on one batch, unweighted: name to scalar, float32.
+
+    Args:
+        args: losses, their options, temperature and whether pairs of other processes are compared with.
+        outputs: of the model for this process's pairs.
+        person_ids: int64 [B].
+    """
+    parts = {}
+    for name in args.weights:
+        options = args.options_of(name)
+        if name == IDENTITY:
+            parts[name] = identity_loss(
+                _needed(outputs.image_identity_logits), _needed(outputs.text_identity_logits), person_ids, **options
+            )
+        else:
+            parts[name] = matching_loss(
+                MATCHING_LOSSES[name],
+                _needed(outputs.image_embeds),
+                _needed(outputs.text_embeds),
+                person_ids,
+                temperature=args.temperature,
+                gather=args.gather_embeddings,
+                **options,
+            )
+    return parts
+
+
+def _needed(output: Tensor | None) -> Tensor:
+    # Checked with the model's configuration when the trainer was made.
+    assert output is not None
+    return output
+
+
+class LossRecord:
+    """The parts of the losses that were computed: since the last log, and of each micro-batch of this step."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._micro_batches: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
+
+    @property
+    def micro_batches(self) -> int:
+        """Batches of this optimizer step so far."""
+        return len(self._micro_batches)
+
+    def start_step(self) -> None:
+        """Forgets the micro-batches of the step before."""
+        self._micro_batches = []
+
+    def add(self, parts: Mapping[str, Tensor], rows: Tensor, person_ids: Tensor) -> None:
+        """Notes the parts of one batch and which pairs it held."""
+        kept = {name: value.detach() for name, value in parts.items()}
+        for name, value in kept.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+        self._micro_batches.append((kept, rows, person_ids))
+
+    def is_finite(self, accelerator: Accelerator) -> bool:
+        """Whether all parts of this step are, on all processes."""
+        values = torch.stack([value.float() for parts, _, _ in self._micro_batches for value in parts.values()])
+        # One number crosses from the device per optimizer step; without it the state before would be gone.
+        bad = (~values.isfinite()).any().float()
+        return not accelerator.reduce(bad, reduction="sum").item()
+
+    def describe(self) -> str:
+        """Parts, rows and persons of each micro-batch of this process."""
+        lines = []
+        for parts, rows, person_ids in self._micro_batches:
+            figures = ", ".join(f"{name}={value.item():.6g}" for name, value in parts.items())
+            lines.append(f"{figures}; rows {rows.tolist()}; person ids {person_ids.tolist()}")
+        return " | ".join(lines)
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """`loss_<name>`: mean of each part since this was asked last, over all processes; empty without batches."""
+        if not self._count:
+            return {}
+        means = torch.stack(list(self._sums.values())) / self._count
+        means = accelerator.reduce(means, reduction="mean")
+        named = {f"loss_{name}": mean for name, mean in zip(self._sums, means.tolist())}
+        self._sums, self._count = {}, 0
+        return named
+
+
+__all__ = ["LossRecord", "NonFiniteLossError", "loss_parts"]

@@ -1,0 +1,92 @@
+"""What `scripts/train.py` is told: data, start and training, from the command line and a recipe."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers.hf_argparser import string_to_bool
+
+from .adapters import AdapterArguments
+from .cli import OptionParser
+from .data.sources import SourceArguments
+from .image_modes_amns import size_pair
+from .run_options import read_encoder, read_recipe, refuse_from_scratch_options
+from .training_args import AMNSTrainingArguments
+
+# Options of ModelArguments that a start from a checkpoint does not read, and their defaults.
+FROM_SCRATCH_OPTIONS: dict[str, Any] = {
+    "vision_config": {},
+    "text_config": {},
+    "projection_dim": 512,
+    "vocab_size": 4096,
+}
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """Which pairs to train and to test on, and how many captions to make wrong."""
+
+    noise_rate: float = field(
+        default=0.0, metadata={"help": "Share of the training pairs whose captions are shuffled."}
+    )
+    noise_seed: int = field(default=0, metadata={"help": "Seed of the shuffle."})
+    noise_file: str | None = field(default=None, metadata={"help": "A published .npy index file (RDE) instead."})
+
+
+@dataclass
+class ModelArguments(AdapterArguments):
+    """Where the model starts: from a checkpoint, or from scratch with the given sizes."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "AMNS or CLIP checkpoint (folder or Hub id); none starts from scratch."}
+    )
+    image_size: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width of the images in pixels, one number for a square; default: the start's, from "
+            "scratch 384 128."
+        },
+    )
+    stride: int | None = field(
+        default=None, metadata={"help": "Step between patches; default: the start's own, from scratch the patch size."}
+    )
+    vision_config: dict | str | None = field(
+        default_factory=dict, metadata={"help": "From scratch: fields of AMNSVisionConfig as JSON."}
+    )
+    text_config: dict | str | None = field(
+        default_factory=dict, metadata={"help": "From scratch: fields of AMNSTextConfig as JSON."}
+    )
+    projection_dim: int = field(default=512, metadata={"help": "From scratch: size of the embedding space."})
+    vocab_size: int = field(default=4096, metadata={"help": "From scratch: tokens learnt from the captions, at most."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+
+    def __post_init__(self):
+        for name in ("vision_config", "text_config"):
+            setattr(self, name, read_encoder(name, getattr(self, name)))
+        if self.model_name_or_path:
+            given = {name: getattr(self, name) for name in FROM_SCRATCH_OPTIONS}
+            refuse_from_scratch_options(self.model_name_or_path, given, FROM_SCRATCH_OPTIONS)
+        if self.image_size is not None:
+            self.image_size = list(size_pair(self.image_size))
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, ModelArguments, AMNSTrainingArguments]:
+    """Reads `--config FILE.yaml` and the options that override its fields.
+
+    Raises:
+        ValueError: the recipe is no mapping of fields, or has a field that does not exist.
+        FileNotFoundError: there is no such recipe.
+    """
+    parser = OptionParser(
+        (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
+    )
+    parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
+    parser.add_argument("--yes", action="store_true", help="Start even without any other option.")
+    known, _ = parser.parse_known_args(arguments)
+    if known.config:
+        switches = {action.dest for action in parser._actions if action.type is string_to_bool}
+        parser.set_defaults(**read_recipe(known.config, {action.dest for action in parser._actions}, switches))
+    data, start, args, _ = parser.parse_all(arguments)
+    return data, start, args
+
+
+__all__ = ["DataArguments", "ModelArguments", "parse_arguments"]

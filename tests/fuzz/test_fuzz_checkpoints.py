@@ -1,0 +1,180 @@
+"""Spoiled checkpoints: a whole model or a documented error, and never a line of code that came with them."""
+
+import contextlib
+import json
+import logging
+import pickle
+import shutil
+import warnings
+
+import pytest
+import torch
+from conftest import tiny_retrieval_model
+from mutators import ODD_VALUES, json_bytes, pick, spoil_bytes, spoil_json
+
+from modeling_amns import AMNSModel
+from modeling_amns.adapters import AdapterArguments, add_adapters, load_adapter
+from modeling_amns.loading import load_checkpoint
+
+# Numbers that take memory or time in proportion are a test of their own.
+ODD = tuple(value for value in ODD_VALUES if not (isinstance(value, int | float) and value > 1e6))
+ODD += (0, 3, 1e-300, "float64", "meta", "auto", "../..", [0, 0], [-1, 3], {"model_type": "clip"}, {"0": 1})
+JSON_FILES = ("config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory, processor):
+    folder = tmp_path_factory.mktemp("sound")
+    tiny_retrieval_model(processor, num_identities=4).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, sound):
+    pytest.importorskip("peft")
+    from modeling_amns import AMNSForPersonRetrieval
+
+    folder = tmp_path_factory.mktemp("adapter")
+    model = add_adapters(AMNSForPersonRetrieval.from_pretrained(sound), AdapterArguments(use_peft=True, lora_r=2))
+    model.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Warnings about what a spoiled file lacks."""
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)
+
+
+def outcome(load):
+    try:
+        load()
+    # An ImportError names a package that a checkpoint asks for.
+    except (ValueError, OSError) as error:
+        assert len(str(error)) < 3000, str(error)[:3000]
+        return str(error)
+    return "ok"
+
+
+def spoiled(sound, folder, file, generator):
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(sound, folder)
+    data = json.loads((sound / file).read_text(encoding="utf-8"))
+    (folder / file).write_bytes(json_bytes(spoil_json(data, generator, ODD), generator))
+    return folder
+
+
+def test_spoiled_settings_give_a_whole_model_or_a_documented_error(sound, tmp_path, fuzz):
+    outcomes = []
+
+    def check(generator):
+        folder = spoiled(sound, tmp_path / "spoiled", pick(generator, JSON_FILES), generator)
+        outcomes.append(outcome(lambda: load_checkpoint(folder)))
+
+    fuzz(60, check)
+    assert len(outcomes) < 60 or 0.05 < outcomes.count("ok") / len(outcomes) < 0.95
+
+
+def test_spoiled_weights_give_a_documented_error(sound, tmp_path, fuzz):
+    weights = (sound / "model.safetensors").read_bytes()
+    shutil.copytree(sound, tmp_path / "spoiled")
+
+    def check(generator):
+        # The header is JSON behind its length; what follows is numbers, which may be any.
+        head = 8 + int.from_bytes(weights[:8], "little")
+        data = spoil_bytes(weights[:head], generator) + weights[head:]
+        (tmp_path / "spoiled" / "model.safetensors").write_bytes(data)
+        outcome(lambda: load_checkpoint(tmp_path / "spoiled"))
+
+    fuzz(40, check)
+
+
+def test_spoiled_adapters_give_a_whole_model_or_a_documented_error(sound, adapter, tmp_path, fuzz):
+    def check(generator):
+        folder = spoiled(
+            adapter, tmp_path / "spoiled", pick(generator, ("adapter_config.json", "config.json")), generator
+        )
+        outcome(lambda: load_adapter(folder, sound))
+
+    fuzz(30, check)
+
+
+class Canary:
+    """A pickle that writes a file as it is read."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (str(self.file), "w"))
+
+
+def foreign_code(folder, canary):
+    for name in ("hostile", "modeling_amns", "processing_amns", "configuration_amns"):
+        (folder / f"{name}.py").write_text(f"open({str(canary)!r}, 'w')\nclass Hostile: pass\n")
+
+
+def name_it_in(file, *fields):
+    def spoil(folder, canary):
+        foreign_code(folder, canary)
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        classes = ("AutoConfig", "AutoModel", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
+        content["auto_map"] = dict.fromkeys(classes, "hostile.Hostile")
+        content["auto_map"]["AutoTokenizer"] = ["hostile.Hostile", None]
+        for name in fields:
+            content.pop(name, None)
+        (folder / file).write_text(json.dumps(content))
+
+    spoil.__name__ = "_without_".join([file, *fields])
+    return spoil
+
+
+def pickled_weights(folder, canary):
+    (folder / "model.safetensors").unlink()
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        pickle.dump({"logit_scale": Canary(canary)}, file)
+
+
+def zipped_weights(folder, canary):
+    (folder / "model.safetensors").unlink()
+    torch.save({"logit_scale": Canary(canary)}, folder / "pytorch_model.bin")
+
+
+def template_that_runs(folder, canary):
+    hostile = "{{ ''.__class__.__mro__[1].__subclasses__() }}{% for x in range(10**9) %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(hostile)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        foreign_code,
+        name_it_in("config.json"),
+        name_it_in("config.json", "model_type"),
+        name_it_in("processor_config.json"),
+        name_it_in("processor_config.json", "processor_class"),
+        name_it_in("tokenizer_config.json"),
+        name_it_in("tokenizer_config.json", "tokenizer_class"),
+        pickled_weights,
+        zipped_weights,
+        template_that_runs,
+    ],
+)
+def test_no_code_of_a_checkpoint_is_run(sound, tmp_path, spoil, monkeypatch):
+    folder = shutil.copytree(sound, tmp_path / "hostile")
+    canary = tmp_path / "canary"
+    spoil(folder, canary)
+    asked = []
+    # A tool that is piped `yes` must not ask.
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
+    outcome(lambda: load_checkpoint(folder))
+    # What transformers itself does has errors of many kinds.
+    with contextlib.suppress(Exception):
+        AMNSModel.from_pretrained(folder)
+    assert not canary.exists() and not asked

@@ -1,0 +1,76 @@
+"""Recipes and options of a run: what is read how, and what is refused before data are."""
+
+import pytest
+
+from modeling_amns import AMNSTrainingArguments
+from modeling_amns.recipe import ModelArguments, parse_arguments
+from modeling_amns.run_options import check_selection, read_recipe
+
+
+def recipe(tmp_path, text: str, *words: str):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    return parse_arguments(["--config", str(file), "--output_dir", str(tmp_path), "--report_to", "none", *words])
+
+
+def test_no_is_a_word_where_words_are_expected_and_false_where_truth_is(tmp_path):
+    text = "eval_strategy: no\nsave_strategy: no\nlogging_strategy: no\nrun_name: on\nbenchmark: yes\n"
+    text += "gather_embeddings: no\nuse_cpu: on\ntf32: off\nvision_config: {output_hidden_states: yes}\n"
+    data, start, args = recipe(tmp_path, text)
+    assert [value.value for value in (args.eval_strategy, args.save_strategy, args.logging_strategy)] == ["no"] * 3
+    assert (args.run_name, data.benchmark) == ("on", "yes")
+    assert (args.gather_embeddings, args.use_cpu, args.tf32) == (False, True, False)
+    assert start.vision_config == {"output_hidden_states": True}
+
+
+@pytest.mark.parametrize("word, value", [("true", "true"), ("no", "no")])
+def test_resuming_is_asked_for_in_words(tmp_path, word, value):
+    assert recipe(tmp_path, f"resume_from_checkpoint: {word}\n")[2].resume_from_checkpoint == value
+
+
+def test_an_empty_recipe_and_a_list_are_no_recipes(tmp_path):
+    for text, found in (("", "NoneType"), ("- a\n", "list")):
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.raises(ValueError, match=f"must map option names to values, found {found}"):
+            read_recipe(tmp_path / "recipe.yaml", {"seed"})
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"vision_config": '{"hiden_size": 32}'}, "vision_config has no field 'hiden_size'; it has .*hidden_size"),
+        ({"text_config": {"layers": 2}}, "text_config has no field 'layers'"),
+        ({"vision_config": "{hidden_size: 32}"}, "vision_config is no valid JSON"),
+        ({"vision_config": "[32]"}, "vision_config must map fields to values, found list"),
+        ({"text_config": {"vocab_size": 9}}, "text_config: vocab_size would be overwritten; use --vocab_size"),
+        ({"vision_config": {"projection_dim": 9}}, "would be overwritten; use --projection_dim"),
+        ({"vision_config": {"hidden_size": "wide"}}, "vision_config: .*expected int, got str"),
+        ({"text_config": {"hidden_size": 30, "num_attention_heads": 4}}, "text_config: .*not a multiple"),
+        ({"model_name_or_path": "start", "vocab_size": 9}, "vocab_size can't be used: the run starts from start"),
+        ({"model_name_or_path": "start", "text_config": {"hidden_size": 64}}, "text_config can't be used"),
+    ],
+)
+def test_a_wrong_description_of_the_model_is_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelArguments(**options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"eval_steps": 0.3, "save_steps": 0.1}, None),
+        ({"eval_steps": 0.2, "save_steps": 0.1, "max_steps": 15}, None),
+        ({"eval_steps": 6, "save_steps": 3}, None),
+        ({"eval_steps": 3, "save_steps": 2}, "each evaluation needs one"),
+        ({"eval_steps": 3, "save_steps": 3, "metric_for_best_model": "rank2"}, "rank2 is no figure of the evaluation"),
+    ],
+)
+def test_shares_of_a_training_may_select_an_epoch_and_steps_that_never_meet_may_not(tmp_path, options, message):
+    args = AMNSTrainingArguments(
+        output_dir=str(tmp_path), report_to="none", eval_strategy="steps", save_strategy="steps", **options
+    )
+    if message is None:
+        check_selection(args)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_selection(args)
