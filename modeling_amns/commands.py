@@ -74,17 +74,17 @@ def scripts() -> dict[str, Path]:
     found = next(place for place in (folder / "scripts", folder.parent / "scripts", folder) if place.is_dir())
     files = sorted(found.glob("*.py")) if found != folder else []
     return {
-        file.stem: file
-        for file in files
-        if file.stem not in _OWN and not file.stem.startswith(("_", "benchmark_"))
+        file.stem: file for file in files if file.stem not in _OWN and not file.stem.startswith(("_", "benchmark_"))
     }
 
 
 def _run_script(file: Path, words: Sequence[str]) -> int:
-    sys.argv = [f"amns {file.stem}", *words]
     # As Python does for a script, whose neighbours are imported by name.
-    sys.path.insert(0, str(file.parent))
-    runpy.run_path(str(file), run_name="__main__")
+    sys.argv, sys.path = [str(file), *words], [str(file.parent), *sys.path]
+    try:
+        runpy.run_path(str(file), run_name="__main__")
+    finally:
+        sys.path = sys.path[1:]
     return 0
 
 

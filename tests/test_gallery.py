@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import time
 import datasets
 import numpy as np
 import pytest
+from conftest import tiny_retrieval_model
+from gallery_double import Counting
 from PIL import Image
 
 from modeling_amns.embedding import embed_images, embed_texts
@@ -23,15 +26,12 @@ from modeling_amns.metrics.ranking import rank_similarity
 from modeling_amns.retrieval import PersonGallery, lance_store
 from modeling_amns.retrieval.encoders import TorchEncoder
 from modeling_amns.retrieval.exact import ExactIndex, best
-from modeling_amns.retrieval.gallery import GalleryInUse
 from modeling_amns.retrieval.lance_store import LanceStore
 from modeling_amns.retrieval.metadata import typed
+from modeling_amns.retrieval.place import GalleryInUse
 from modeling_amns.retrieval.store import MemoryStore
 from modeling_amns.retrieval.table import FileState, Table
 from modeling_amns.retrieval.where import to_sql
-
-from conftest import tiny_retrieval_model
-from gallery_double import Counting
 
 TEXT = "a man in a red coat"
 # For programs that tests start.
@@ -117,7 +117,7 @@ FILTERS = {
     "path like 'A/1%'": lambda row: False,
     "camera not like 'c_'": lambda row: False,
     "path in ('a/3''x.png', 'b')": lambda row: row["path"] == "a/3'x.png",
-    '"seen at" >= \'2026-11-05\' AND `seen at` < \'2026-11-08T02:00:00+02:00\'': lambda row: (
+    "\"seen at\" >= '2026-11-05' AND `seen at` < '2026-11-08T02:00:00+02:00'": lambda row: (
         datetime.datetime(2026, 11, 5) <= row["seen at"] < datetime.datetime(2026, 11, 8)
     ),
 }
@@ -142,7 +142,10 @@ def test_filters_keep_what_python_keeps_in_both_stores(tmp_path):
 @pytest.mark.parametrize(
     "where, message",
     [
-        ("kamera = 'c3'", "no column kamera; it has path, camera, frame, height, indoor, seen at. Did you mean camera"),
+        (
+            "kamera = 'c3'",
+            "no column kamera; it has path, camera, frame, height, indoor, seen at. Did you mean camera",
+        ),
         ('camera = "c3"', 'expected a value for camera, found "c3"; text stands in single quotes'),
         ("camera = 'c3'; DROP TABLE images", "';"),
         ("camera = 'c3' camera = 'c4'", "'camera' follows a whole expression"),
@@ -158,7 +161,7 @@ def test_filters_keep_what_python_keeps_in_both_stores(tmp_path):
         ("camera in ()", "expected a value"),
         ("frame = 'many'", "frame holds integer values, found 'many'"),
         ("frame = 99999999999999999999999999", None),
-        ('"seen at" > \'yesterday\'', "seen at holds time values"),
+        ("\"seen at\" > 'yesterday'", "seen at holds time values"),
         ("frame like '1%'", "LIKE compares text, frame holds integer values"),
         ("camera like 'a\\%'", "LIKE has no escape"),
         ("  ", "The filter is empty"),
@@ -181,7 +184,8 @@ def test_a_filter_that_is_none_is_one_clear_error(where, message):
 def test_no_text_of_a_user_reaches_sql_but_as_a_literal():
     """Random tokens: what is accepted is one condition that SQLite runs and that leaves the table alone."""
     draw = random.Random(0)
-    words = "camera frame indoor = < 'c1' '''' 3 -2.5 and or not in between like is null ( ) , ; -- ' \" true path".split()
+    words = """camera frame indoor = < 'c1' '\'' 3 -2.5 and or not in between like is null ( ) , ; -- ' " true path"""
+    words = words.split()
     rows = table(12)
     index = ExactIndex.build(rows)
     accepted = 0
@@ -216,7 +220,12 @@ def test_groups_give_the_best_image_of_each_person(tmp_path):
 
 def test_equal_scores_keep_their_order():
     scores = np.array([1, 3, 3, 2, 3, 0], np.float32)
-    assert [best(scores, k).tolist() for k in (1, 2, 4, 6, 9)] == [[1], [1, 2], [1, 2, 4, 3], *[[1, 2, 4, 3, 0, 5]] * 2]
+    assert [best(scores, k).tolist() for k in (1, 2, 4, 6, 9)] == [
+        [1],
+        [1, 2],
+        [1, 2, 4, 3],
+        *[[1, 2, 4, 3, 0, 5]] * 2,
+    ]
 
 
 def test_the_index_and_flat_search_find_what_exact_search_finds(tmp_path, monkeypatch):
@@ -264,7 +273,10 @@ def test_a_gallery_ranks_a_split_as_the_evaluation_does(processor, folder):
         {"image": files, "image_path": files, "person_id": persons, "image_id": list(range(len(files)))}
     ).cast_column("image", datasets.Image())
     captions = [f"a man with {colour} shoes and a {thing}" for colour in ("red", "blue") for thing in ("bag", "hat")]
-    split = {"gallery": gallery, "queries": datasets.Dataset.from_dict({"caption": captions, "person_id": [0, 1, 2, 3]})}
+    split = {
+        "gallery": gallery,
+        "queries": datasets.Dataset.from_dict({"caption": captions, "person_id": [0, 1, 2, 3]}),
+    }
     embedded = embed_split(model.amns, processor, split)
     made = PersonGallery.from_images(model, processor, gallery)
     assert made.columns == {"person_id": "integer", "image_id": "integer"} and made.changes.added == 12
@@ -330,7 +342,9 @@ def test_a_folder_is_read_with_its_sidecar_and_what_is_broken_is_listed(tmp_path
     assert (gallery.changes.unmatched, gallery.changes.metadata_rows) == (1, 12)
     assert "12 added, 1 left out" in str(gallery.changes) and "1 of 12 rows of metadata" in str(gallery.changes)
     assert gallery.columns == {"camera": "text", "person_id": "integer", "seen": "time"}
-    hits = gallery.search("red", where="seen >= '2026-11-25 04:00' AND camera IN ('c1', 'c2')", k=3, group_by="person_id")
+    hits = gallery.search(
+        "red", where="seen >= '2026-11-25 04:00' AND camera IN ('c1', 'c2')", k=3, group_by="person_id"
+    )
     assert len(hits) == 3 == len({hit.metadata["person_id"] for hit in hits})
     assert all(hit.metadata["seen"].hour >= 4 and hit.path.split("/")[0] in ("cam1", "cam2") for hit in hits)
     again = PersonGallery.load(tmp_path / "g", Counting())
@@ -434,7 +448,10 @@ def test_kinds_are_read_from_text():
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".tsv"])
 def test_metadata_is_read_from_every_kind_of_table(tmp_path, folder, suffix):
-    rows = [{"file_name": str(folder / "cam0" / "00.png"), "camera": "x"}, {"file_name": "cam1\\01.png", "camera": "y"}]
+    rows = [
+        {"file_name": str(folder / "cam0" / "00.png"), "camera": "x"},
+        {"file_name": "cam1\\01.png", "camera": "y"},
+    ]
     file = tmp_path / f"m{suffix}"
     if suffix == ".parquet":
         datasets.Dataset.from_list(rows).to_parquet(file)
@@ -505,7 +522,9 @@ def test_another_model_is_refused_and_a_copy_in_bfloat16_is_not(tmp_path, proces
     half.load_state_dict(model.state_dict())
     assert len(PersonGallery.load(tmp_path / "g", half.bfloat16(), processor).search(TEXT)) == 10
     other = type(model)(model.config)
-    with pytest.raises(ValueError, match="was embedded by another model .* other weights. Search it with that model, or"):
+    with pytest.raises(
+        ValueError, match="was embedded by another model .* other weights. Search it with that model, or"
+    ):
         PersonGallery.load(tmp_path / "g", other, processor)
     config = copy.deepcopy(model.config)
     config.projection_dim = 8
@@ -589,7 +608,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from modeling_amns.retrieval.gallery import PersonGallery
+from modeling_amns.retrieval import PersonGallery
 from gallery_double import Counting
 from modeling_amns.retrieval.table import FileState, Table
 
@@ -682,14 +701,20 @@ state.destroy_process_group()
 
 
 def test_two_processes_embed_what_one_embeds(tmp_path, folder, processor, model):
-    program = tmp_path / "two.py"
-    program.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program)]
-    done = subprocess.run(
-        [*command, str(folder), str(tmp_path / "g")], capture_output=True, text=True, timeout=180, env=PLACE
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.strip().splitlines()[-1]) == [12, ["broken.jpg"]]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    shared = {**PLACE, "MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", TWO, str(folder), str(tmp_path / "g")]
+    both = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
+        for rank in range(2)
+    ]
+    printed = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert json.loads(printed[0].splitlines()[-1]) == [12, ["broken.jpg"]] and not printed[1]
     alone = PersonGallery.from_images(model, processor, folder)
     shared = PersonGallery.load(tmp_path / "g", model, processor)
     assert {h.path: h.score for h in shared.search(TEXT, k=99)} == pytest.approx(

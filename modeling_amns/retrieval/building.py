@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from .arguments import ImageLike
 from .encoders import Encoder, process_count, process_index
 from .metadata import as_kind
 from .sources import Metadata, Source, file_state, read_image
@@ -173,7 +173,7 @@ class Builder:
     def _piece(self, names: Sequence[str], before: Table, row: dict[str, int], same: dict[str, str]) -> None:
         assert self.store is not None
         states: dict[str, FileState] = {}
-        images: dict[str, Any] = {}
+        images: dict[str, ImageLike] = {}
         copies: dict[str, str] = {}
         twins: dict[str, str] = {}
         first: dict[str, str] = {}
@@ -211,7 +211,9 @@ class Builder:
         done = [name for name in names if name in vectors]
         if not done:
             return
-        self.store.put(self._table(done, [states[name] for name in done], [vectors[name] for name in done], before, row))
+        self.store.put(
+            self._table(done, [states[name] for name in done], [vectors[name] for name in done], before, row)
+        )
         for name in done:
             self.broken.pop(name, None)
             old = before.files[row[name]].sha256 if name in row else None
@@ -278,7 +280,7 @@ class Builder:
             self.encoder.embed_images(images)
 
 
-def _broadcast(value: Any) -> Any:
+def _broadcast(value: list[ImageLike] | None) -> list[ImageLike] | None:
     """The main process's value, on each process."""
     if process_count() == 1:
         return value

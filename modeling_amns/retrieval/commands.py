@@ -6,7 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from .gallery import SETTINGS, GalleryInUse, PersonGallery
+from .gallery import PersonGallery
+from .place import BROKEN, SETTINGS, GalleryInUse
 
 # In the folder of images; hidden, so that it is not taken for one of theirs.
 HIDDEN = ".amns"
@@ -165,7 +166,11 @@ class _writable:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         place = str(self.options.place)
-        if isinstance(error, OSError) and error.errno in (1, 13, 30) and str(error.filename or place).startswith(place):
+        if (
+            isinstance(error, OSError)
+            and error.errno in (1, 13, 30)
+            and str(error.filename or place).startswith(place)
+        ):
             raise PermissionError(
                 f"The gallery {place} can't be written ({error.strerror}); pass --gallery DIR with a folder that can."
             ) from error
@@ -177,7 +182,7 @@ def _report(gallery: PersonGallery, options: argparse.Namespace) -> None:
     for path, reason in broken[:10]:
         _note(options, f"left out {path}: {reason[:200]}")
     if len(broken) > 10:
-        _note(options, f"left out {len(broken) - 10:,} more; all are in {options.place / 'broken.json'}")
+        _note(options, f"left out {len(broken) - 10:,} more; all are in {options.place / BROKEN}")
 
 
 def _print(gallery: PersonGallery, hits: list[Any], options: argparse.Namespace) -> None:

@@ -6,15 +6,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from ..extras import require
+from .arguments import ImageLike, Model, Processor
 
 if TYPE_CHECKING:
+    import torch
+    from PIL import Image
     from torch import nn
 
+    from ..export.amns_onnx import OnnxRetrieval
     from ..processing_amns import AMNSProcessor
 
 # Its tokens tell tokenizers apart.
@@ -22,24 +26,27 @@ _PROBE = "A woman in a red coat, 25 years old, with 2 black-and-white bags &amp;
 _PREPROCESSING = "preprocessing.json"
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Images and sentences to vectors of one space.
 
     Args:
         name: what messages call the model: its folder or its id on the Hub.
-        identity: what tells models apart, see `check_same`; JSON.
         max_tokens: tokens of the longest sentence that is read in full.
     """
 
     name: str
-    identity: dict[str, Any]
     dimension: int
     max_tokens: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells models apart, see `check_same`; JSON."""
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """L2-normalised, float32 [texts, D]."""
 
-    def embed_images(self, images: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
+    def embed_images(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, dict[int, str]]:
         """Vectors of images that can be read, and of the others number and fault.
 
         Args:
@@ -88,7 +95,7 @@ class TorchEncoder:
         """See `Encoder`."""
         return len(self.processor(text=[text], padding=False)["input_ids"][0])
 
-    def embed_images(self, images: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
+    def embed_images(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, dict[int, str]]:
         """See `Encoder`."""
         import datasets
 
@@ -112,7 +119,7 @@ class TorchEncoder:
                     raise
                 faults = found
 
-    def _shared_faults(self, images: Sequence[Any]) -> dict[int, str]:
+    def _shared_faults(self, images: Sequence[ImageLike]) -> dict[int, str]:
         """The faults of all images, each process looking at its share: none may be left waiting for another."""
         from accelerate.utils import gather_object
 
@@ -131,7 +138,9 @@ class ExportedEncoder:
 
     def __init__(self, folder: str | Path, int8: bool = False):
         if process_count() > 1:
-            raise ValueError(f"{folder}: an exported model is run by one process with all cores; leave out accelerate.")
+            raise ValueError(
+                f"{folder}: an exported model is run by one process with all cores; leave out accelerate."
+            )
         self.folder, self.int8, self.name = Path(folder), int8, str(folder)
         try:
             made = json.loads((self.folder / _PREPROCESSING).read_text(encoding="utf-8"))
@@ -141,7 +150,7 @@ class ExportedEncoder:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder}/{_PREPROCESSING} can't be read ({error}); export the model again.") from error
         self._files, self._made = files, made
-        self._encoders: dict[str, Any] = {}
+        self._encoders: dict[str, OnnxRetrieval] = {}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -165,20 +174,24 @@ class ExportedEncoder:
         """See `Encoder`."""
         return int(self._model("text").tokens([text])["attention_mask"].sum())
 
-    def embed_images(self, images: Sequence[Any]) -> tuple[np.ndarray, dict[int, str]]:
+    def embed_images(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, dict[int, str]]:
         """See `Encoder`."""
         import io
 
         from PIL import Image
 
+        from ..export.amns_onnx import readable_formats
+
         model, faults = self._model("image"), {}
         pixels, parts = [], [np.zeros((0, self.dimension), np.float32)]
         for number, image in enumerate(images):
             try:
-                if isinstance(image, Mapping):
-                    data = image.get("bytes")
-                    image = Image.open(io.BytesIO(data)) if data is not None else image["path"]
-                pixels.append(model.pixels(image))
+                if not isinstance(image, Mapping):
+                    pixels.append(model.pixels(image))
+                elif image.get("bytes") is None:
+                    pixels.append(model.pixels(image["path"]))
+                else:
+                    pixels.append(model.pixels(Image.open(io.BytesIO(image["bytes"]), formats=readable_formats())))
             # Pillow's plugins raise whatever a broken file leads them to.
             except Exception as error:
                 faults[number] = str(error)
@@ -189,7 +202,7 @@ class ExportedEncoder:
             parts += model.sessions["image"].run(None, {"pixel_values": np.stack(pixels)})
         return np.concatenate(parts), faults
 
-    def _model(self, encoder: str) -> Any:
+    def _model(self, encoder: str) -> "OnnxRetrieval":
         """The encoder that is needed: reading the other would take as long again."""
         if encoder not in self._encoders:
             require("onnxruntime", "onnx", "Running an exported model")
@@ -208,7 +221,7 @@ class ExportedEncoder:
         return self._encoders[encoder]
 
 
-def open_encoder(model: Any, processor: Any = None, batch_size: int = 128, num_workers: int = 0) -> Encoder:
+def open_encoder(model: Model, processor: Processor = None, batch_size: int = 128, num_workers: int = 0) -> Encoder:
     """The encoder that a user's arguments stand for.
 
     Args:
@@ -229,7 +242,7 @@ def open_encoder(model: Any, processor: Any = None, batch_size: int = 128, num_w
         encoder = TorchEncoder(loaded.to(PartialState().device), processor, batch_size, num_workers)
         encoder.name = str(Path(model).resolve()) if Path(model).exists() else str(model)
         return encoder
-    if hasattr(model, "embed_texts") and hasattr(model, "identity"):
+    if isinstance(model, Encoder):
         return model
     if processor is None:
         raise ValueError("A model needs its processor: pass both, or the folder of their checkpoint.")
@@ -264,13 +277,13 @@ def check_same(stored: Mapping[str, Any], encoder: Encoder, gallery: str, stored
         )
 
 
-def image_faults(images: Sequence[Any]) -> dict[int, str]:
+def image_faults(images: Sequence[ImageLike]) -> dict[int, str]:
     """What is wrong with each image that can't be read, by its place."""
     from concurrent.futures import ThreadPoolExecutor
 
     from ..data.images import decode_image
 
-    def fault(image: Any) -> str | None:
+    def fault(image: ImageLike) -> str | None:
         try:
             decode_image({"path": str(image), "bytes": None} if isinstance(image, (str, Path)) else image)
         except (ValueError, OSError) as error:
@@ -291,7 +304,7 @@ def process_index() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def _as_file(image: Any) -> Any:
+def _as_file(image: ImageLike) -> "Mapping[str, object] | Image.Image":
     from ..image_modes_amns import to_rgb
 
     if isinstance(image, (str, Path)):
@@ -301,7 +314,7 @@ def _as_file(image: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _fast_on(device: Any) -> Iterator[None]:
+def _fast_on(device: "torch.device") -> Iterator[None]:
     """bfloat16 products on an accelerator that has them: half the time, and the third digit of a score."""
     import torch
 

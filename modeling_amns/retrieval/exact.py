@@ -1,4 +1,4 @@
-"""Exact search: every vector is compared, filters run in SQLite. Needs numpy and Python alone, so it starts at once."""
+"""Exact search: every vector is compared, filters run in SQLite. It needs numpy and Python alone: a quick start."""
 
 import contextlib
 import datetime
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import Value
 from .hits import Hit
 from .table import FILE_COLUMNS, FileState, Table
 from .where import parse_time, to_sql
@@ -44,9 +45,7 @@ class ExactIndex:
         columns += [(name, _SQL_TYPES[kind]) for name, kind in table.kinds.items()]
         declared = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns)
         connection.execute(f"CREATE TABLE images (id INTEGER PRIMARY KEY, {declared})")
-        values = [
-            [_to_sqlite(value, kind) for value in table.values[name]] for name, kind in table.kinds.items()
-        ]
+        values = [[_to_sqlite(value, kind) for value in table.values[name]] for name, kind in table.kinds.items()]
         marks = ", ".join("?" * (1 + len(columns)))
         files = zip(*table.files) if table.files else [()] * len(FILE_COLUMNS)
         connection.executemany(
@@ -78,10 +77,7 @@ class ExactIndex:
         else:
             # Copying most of the rows costs more than comparing the others too.
             scores = (self.vectors @ query)[ids]
-        if group_by is not None:
-            order = self._best_of_each(ids, scores, k, group_by)
-        else:
-            order = best(scores, k)
+        order = best(scores, k) if group_by is None else self._best_of_each(ids, scores, k, group_by)
         return self._hits(ids[order], scores[order])
 
     def files(self) -> Table:
@@ -124,7 +120,7 @@ class ExactIndex:
 
     def _hits(self, ids: np.ndarray, scores: np.ndarray) -> list[Hit]:
         names = ["id", "path", *self.kinds]
-        found = {}
+        found: dict[int, tuple[str | int | float | None, ...]] = {}
         for start in range(0, len(ids), 500):
             part = ids[start : start + 500].tolist()
             marks = ", ".join("?" * len(part))
@@ -137,7 +133,7 @@ class ExactIndex:
             path, *values = found[number]
             pairs = zip(self.kinds.items(), values)
             metadata = {name: _from_sqlite(value, kind) for (name, kind), value in pairs if value is not None}
-            hits.append(Hit(path, score, metadata))
+            hits.append(Hit(str(path), score, metadata))
         return hits
 
 
@@ -211,16 +207,16 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _to_sqlite(value: Any, kind: str) -> Any:
+def _to_sqlite(value: Value, kind: str) -> str | int | float | None:
     if isinstance(value, datetime.datetime):
         return value.isoformat()
     return int(value) if kind == "boolean" and value is not None else value
 
 
-def _from_sqlite(value: Any, kind: str) -> Any:
+def _from_sqlite(value: str | int | float | None, kind: str) -> Value:
     if value is None:
         return None
-    return bool(value) if kind == "boolean" else parse_time(value) if kind == "time" else value
+    return bool(value) if kind == "boolean" else parse_time(str(value)) if kind == "time" else value
 
 
 __all__ = ["EXACT_ROWS", "ExactIndex", "best", "check_group", "open_quick", "write_json", "write_quick"]

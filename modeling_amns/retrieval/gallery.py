@@ -1,30 +1,36 @@
 """A gallery: person images embedded once, searched by sentence and image as often as one likes."""
 
 import contextlib
-import json
-import os
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..extras import require
+from .arguments import Images, MetadataTable, Model, Processor, QueryImages, Sentences
 from .building import Broken, Builder, Changes, is_main, plan
 from .encoders import Encoder, check_same, open_encoder
-from .exact import write_json
 from .hits import Hit
 from .lance_store import LanceStore
-from .metadata import check_names
+from .place import (
+    SETTINGS,
+    new_settings,
+    read_broken,
+    read_parquet,
+    read_settings,
+    write_broken,
+    write_settings,
+    writing,
+)
 from .queries import cut_sentences, query_vector
 from .sources import Metadata, Source, list_images
 from .store import MemoryStore, VectorStore
 from .table import Table
 
-SETTINGS, _BROKEN, _LOCK = "gallery.json", "broken.json", "lock"
-_FORMAT = 1
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PersonGallery:
@@ -77,10 +83,10 @@ class PersonGallery:
     @classmethod
     def from_images(
         cls,
-        model: Any,
-        processor: Any,
-        source: Any,
-        metadata: Any = None,
+        model: Model,
+        processor: Processor,
+        source: Images,
+        metadata: MetadataTable | None = None,
         folder: str | Path | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
@@ -110,7 +116,7 @@ class PersonGallery:
         described = None if metadata is None and not images.columns else Metadata(images, metadata)
         encoder = open_encoder(model, processor, batch_size, num_workers)
         if folder is None:
-            gallery = cls(MemoryStore(encoder.dimension), encoder, _settings(encoder))
+            gallery = cls(MemoryStore(encoder.dimension), encoder, new_settings(encoder))
         else:
             gallery = cls._in_folder(Path(folder), encoder)
         gallery._note(images, metadata)
@@ -118,7 +124,7 @@ class PersonGallery:
         return gallery
 
     @classmethod
-    def load(cls, folder: str | Path, model: Any = None, processor: Any = None) -> "PersonGallery":
+    def load(cls, folder: str | Path, model: Model | None = None, processor: Processor = None) -> "PersonGallery":
         """Opens a gallery in a folder; its model is read when it is first needed.
 
         Args:
@@ -132,7 +138,7 @@ class PersonGallery:
         folder = Path(folder)
         settings = read_settings(folder)
         gallery = cls(LanceStore(folder, settings["model"]["dimension"]), None, settings, folder)
-        gallery._broken = _read_broken(folder)
+        gallery._broken = read_broken(folder)
         if not isinstance(model, (str, Path, type(None))):
             gallery._encoder = open_encoder(model, processor)
             gallery._check(gallery._encoder)
@@ -143,7 +149,7 @@ class PersonGallery:
     @classmethod
     def _in_folder(cls, folder: Path, encoder: Encoder) -> "PersonGallery":
         """The gallery in a folder, made if there is none."""
-        settings = _settings(encoder)
+        settings = new_settings(encoder)
         if (folder / SETTINGS).exists():
             settings = read_settings(folder)
             check_same(settings["model"], encoder, str(folder), settings["name"])
@@ -152,9 +158,9 @@ class PersonGallery:
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise ValueError(f"{folder} holds something else than a gallery; take an empty folder or a new one.")
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / SETTINGS, settings)
+            write_settings(folder, settings)
         gallery = cls(LanceStore(folder, encoder.dimension), encoder, settings, folder)
-        gallery._broken = _read_broken(folder)
+        gallery._broken = read_broken(folder)
         return gallery
 
     def __len__(self) -> int:
@@ -193,8 +199,8 @@ class PersonGallery:
 
     def search(
         self,
-        text: Any = None,
-        image: Any = None,
+        text: Sentences | None = None,
+        image: QueryImages | None = None,
         k: int = 10,
         where: str | None = None,
         group_by: str | None = None,
@@ -227,7 +233,7 @@ class PersonGallery:
 
     def search_vector(
         self,
-        query: Any,
+        query: "np.ndarray | Tensor | Sequence[float]",
         k: int = 10,
         where: str | None = None,
         group_by: str | None = None,
@@ -241,7 +247,7 @@ class PersonGallery:
             )
         return self._rows.search(vector / max(float(np.linalg.norm(vector)), 1e-12), k, where, group_by, exact)
 
-    def add(self, source: Any, metadata: Any = None, progress: bool = False) -> Changes:
+    def add(self, source: Images, metadata: MetadataTable | None = None, progress: bool = False) -> Changes:
         """Embeds more images, as in `from_images`; those that are there and unchanged are left alone."""
         images = Source.of(source)
         if images.folder is not None and self.source not in (None, images.folder):
@@ -258,7 +264,9 @@ class PersonGallery:
             self._rows.finish()
             return before - len(self._rows)
 
-    def update(self, source: Any = None, metadata: Any = None, progress: bool = False) -> Changes:
+    def update(
+        self, source: Images | None = None, metadata: MetadataTable | None = None, progress: bool = False
+    ) -> Changes:
         """Brings the gallery up to date with its folder: new, changed and deleted files; only those are embedded.
 
         A file is unchanged if size and time of its last change are, or if its content is (SHA-256). Renamed and
@@ -303,8 +311,8 @@ class PersonGallery:
         made.settings |= {key: self.settings[key] for key in ("source", "metadata") if key in self.settings}
         made._fill(self._rows.read(vectors=True))
         made._broken = dict(self._broken)
-        write_json(Path(folder) / SETTINGS, made.settings)
-        write_json(Path(folder) / _BROKEN, made._broken)
+        write_settings(Path(folder), made.settings)
+        write_broken(Path(folder), made._broken)
         return made
 
     def export_parquet(self, file: str | Path) -> None:
@@ -313,7 +321,7 @@ class PersonGallery:
 
     @classmethod
     def from_parquet(
-        cls, file: str | Path, model: Any, processor: Any = None, folder: str | Path | None = None
+        cls, file: str | Path, model: Model, processor: Processor = None, folder: str | Path | None = None
     ) -> "PersonGallery":
         """A gallery of what `export_parquet` wrote, or of any table with a column `vector` of this model's vectors.
 
@@ -323,7 +331,7 @@ class PersonGallery:
         encoder = open_encoder(model, processor)
         table = read_parquet(Path(file), encoder.dimension)
         gallery = (
-            cls(MemoryStore(encoder.dimension), encoder, _settings(encoder))
+            cls(MemoryStore(encoder.dimension), encoder, new_settings(encoder))
             if folder is None
             else cls._in_folder(Path(folder), encoder)
         )
@@ -351,18 +359,18 @@ class PersonGallery:
             return self.changes
         with self._writing():
             if self.folder is not None:
-                write_json(self.folder / SETTINGS, {k: v for k, v in self.settings.items() if k != "open"})
+                write_settings(self.folder, self.settings)
             builder = Builder(self.encoder, self._rows, source, metadata, self._broken, progress)
             self.changes = builder.changes
             try:
                 builder.run(whole)
             finally:
                 if self.folder is not None:
-                    write_json(self.folder / _BROKEN, self._broken)
+                    write_broken(self.folder, self._broken)
             self._rows.finish()
         return self.changes
 
-    def _note(self, source: Source, metadata: Any) -> None:
+    def _note(self, source: Source, metadata: MetadataTable | None) -> None:
         """Keeps where images and metadata came from, for `update`."""
         if source.folder is not None:
             self.settings["source"] = str(source.folder)
@@ -385,108 +393,9 @@ class PersonGallery:
         table = self._rows.read()
         return {path: (state.size, state.mtime_ns) for path, state in zip(table.paths, table.files)}
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Alone with the gallery's folder; the lock goes with its process, however that ends."""
-        if self.folder is None:
-            yield
-            return
-        filelock = require("filelock", "search", "Writing to a gallery")
-        lock = filelock.FileLock(self.folder / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise GalleryInUse(f"Another process is writing to the gallery in {self.folder}; try again later.") from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        """Alone with the gallery's folder."""
+        return contextlib.nullcontext() if self.folder is None else writing(self.folder)
 
 
-class GalleryInUse(ValueError):
-    """Another process is writing to a gallery."""
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """What a gallery's folder says of it.
-
-    Raises:
-        FileNotFoundError: it holds no gallery.
-        ValueError: it can't be read, or was written by a later version.
-    """
-    file = folder / SETTINGS
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no gallery in {folder}; make one with PersonGallery.from_images.")
-    advice = "Remove the gallery and index the images anew."
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        version, model = settings["format"], settings["model"]
-        whole = isinstance(model["dimension"], int) and isinstance(settings["name"], str) and isinstance(version, int)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} can't be read, was it copied in full? {advice} ({error})") from error
-    if not whole or version != _FORMAT:
-        raise ValueError(f"{file} is of format {version}, this version reads format {_FORMAT}. {advice}")
-    return settings
-
-
-def read_parquet(file: Path, dimension: int) -> Table:
-    """Rows with vectors from a Parquet file; files' states are unknown where it has none.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it holds no such rows.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file}.")
-    try:
-        found = pyarrow.parquet.read_table(file)
-        for name, kind, missing in (
-            ("file_size", pa.int64(), 0),
-            ("file_mtime_ns", pa.int64(), 0),
-            ("file_sha256", pa.string(), ""),
-        ):
-            if name not in found.column_names:
-                found = found.append_column(name, pa.array([missing] * found.num_rows, kind))
-        if "vector" not in found.column_names:
-            raise ValueError("there is no column vector")
-        listed = found.column("vector").cast(pa.list_(pa.float32(), dimension))
-        found = found.set_column(found.column_names.index("vector"), "vector", listed)
-        table = Table.from_arrow(found)
-    except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{file} holds no rows of a gallery with vectors of {dimension} numbers: {error}.") from error
-    check_names(table.kinds, str(file))
-    if len(set(table.paths)) < len(table) or not all(table.paths):
-        raise ValueError(f"{file}: each row needs a path of its own.")
-    assert table.vectors is not None
-    lengths = np.linalg.norm(table.vectors, axis=1, keepdims=True)
-    if not np.isfinite(table.vectors).all() or (lengths == 0).any():
-        raise ValueError(f"{file}: each vector needs finite numbers that are not all zero.")
-    # Those of a gallery stay as they are, to the bit.
-    table.vectors = np.where(np.abs(lengths - 1) < 1e-6, table.vectors, table.vectors / lengths)
-    return table
-
-
-def remove_gallery(folder: Path) -> None:
-    """Removes a gallery's folder; one that holds no gallery is left alone."""
-    if (folder / SETTINGS).is_file():
-        shutil.rmtree(folder)
-
-
-def _settings(encoder: Encoder) -> dict[str, Any]:
-    identity = json.loads(json.dumps(encoder.identity))
-    name = os.path.abspath(encoder.name) if os.path.exists(encoder.name) else encoder.name
-    return {"format": _FORMAT, "name": name, "model": identity}
-
-
-def _read_broken(folder: Path) -> Broken:
-    try:
-        found = json.loads((folder / _BROKEN).read_text(encoding="utf-8"))
-        return {name: (int(size), int(mtime_ns), str(text)) for name, (size, mtime_ns, text) in found.items()}
-    # It only saves a second try.
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-__all__ = ["GalleryInUse", "PersonGallery", "read_settings"]
+__all__ = ["PersonGallery"]

@@ -1,11 +1,11 @@
-"""Rows in LanceDB, on disk: versions, so that readers never see half a change, filters in SQL, an index for millions."""
+"""Rows in LanceDB, on disk: versions, so that no reader sees half a change, filters in SQL, an index for millions."""
 
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from .exact import EXACT_ROWS, ExactIndex, check_group, open_quick, write_quick
 from .hits import Hit
 from .table import FILE_COLUMNS, Table, arrow_type, joined_kinds, kind_of, vector_array
 from .where import to_sql
+
+if TYPE_CHECKING:
+    import lancedb
 
 _NAME = "images"
 # Of the square root of n lists that an index of n rows has, this share is read, at least 20.
@@ -43,7 +46,7 @@ class LanceStore:
         self._indexed: tuple[list[str], bool] | None = None
 
     @property
-    def table(self) -> Any:
+    def table(self) -> "lancedb.table.Table":
         """The table at its newest version, made if there is none."""
         # It logs what is no news, such as that a new table is new.
         os.environ.setdefault("LANCE_LOG", "error")
@@ -154,7 +157,7 @@ class LanceStore:
 
     def _ask(self, query: np.ndarray, k: int, where: str | None, flat: bool) -> list[Hit]:
         table, kinds = self.table, self._kinds()
-        asked = table.search(query).distance_type("cosine").limit(max(1, k))
+        asked = cast(Any, table.search(query)).distance_type("cosine").limit(max(1, k))
         if flat:
             asked = asked.bypass_vector_index()
         else:

@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .arguments import Value
 from .where import parse_time
-
-# An image's metadata by column; None where it has no value.
-Values = Mapping[str, Any]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 # Names of the column that holds the path, in the order in which they are looked for.
@@ -91,22 +89,22 @@ def joined(first: str, second: str) -> str:
     return first if first == second else "real" if {first, second} == {"integer", "real"} else "text"
 
 
-def as_kind(value: Any, kind: str) -> Any:
+def as_kind(value: Value, kind: str) -> Value:
     """A value in a kind that can hold it, as `typed` chose it; text for any value."""
     if value is None:
         return None
     if kind == "text":
         return value.isoformat() if isinstance(value, datetime.datetime) else str(value)
     if kind == "integer":
-        return int(value)
+        return int(str(value))
     if kind == "real":
-        return float(value)
+        return float(str(value))
     if kind == "boolean":
         return value if isinstance(value, bool) else str(value).lower() == "true"
     return value if isinstance(value, datetime.datetime) else parse_time(str(value))
 
 
-def _plain(value: Any, name: str) -> Any:
+def _plain(value: object, name: str) -> Value:
     """A value as one of Python's own, without zones, `None` for empty."""
     if hasattr(value, "item") and not isinstance(value, (str, bytes)):  # of numpy, torch
         value = value.item()
@@ -138,7 +136,7 @@ def _kind(values: Iterable[Any]) -> str | None:
     return kind
 
 
-def _kind_of(value: Any) -> str:
+def _kind_of(value: Value) -> str:
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, datetime.datetime):
@@ -147,6 +145,7 @@ def _kind_of(value: Any) -> str:
         return "integer"
     if isinstance(value, float):
         return "real"
+    value = str(value)
     if value.lower() in ("true", "false"):
         return "boolean"
     if _WHOLE.fullmatch(value):

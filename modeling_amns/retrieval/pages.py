@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .hits import Hit
 
@@ -158,7 +158,7 @@ def read_file(root: Path) -> Callable[[str], "Image.Image"]:
     return read
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A metadata value as people read it."""
     if isinstance(value, datetime.datetime):
         return value.isoformat(sep=" ")

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from .arguments import QueryImages, Sentences
 from .encoders import Encoder
 
 # Beyond, nothing is a sentence; reading it into tokens alone would take seconds.
 MAX_CHARACTERS = 100_000
 
 
-def query_vector(encoder: Encoder, text: Any, image: Any) -> np.ndarray:
+def query_vector(encoder: Encoder, text: Sentences | None, image: QueryImages | None) -> np.ndarray:
     """The vector of a query: `normalise(sum_i w_i * normalise(e_i))`, float32 [D].
 
     Every part is brought to length 1 before it is weighted, so that sentence and image count alike, and the sum is
@@ -52,7 +53,7 @@ def query_vector(encoder: Encoder, text: Any, image: Any) -> np.ndarray:
     return _unit(total).astype(np.float32)
 
 
-def cut_sentences(encoder: Encoder, text: Any) -> list[str]:
+def cut_sentences(encoder: Encoder, text: Sentences | None) -> list[str]:
     """A note for each sentence that is longer than the model reads."""
     notes = []
     for sentence, _ in _parts(text, "text"):
@@ -65,19 +66,19 @@ def cut_sentences(encoder: Encoder, text: Any) -> list[str]:
     return notes
 
 
-def _parts(given: Any, name: str) -> list[tuple[Any, float]]:
+def _parts(given: Sentences | QueryImages | None, name: str) -> list[tuple[Any, float]]:
     if given is None:
         return []
     if _is_pair(given) or isinstance(given, (str, Path)) or not isinstance(given, Iterable) or hasattr(given, "mode"):
-        given = [given]
-    parts = [part if _is_pair(part) else (part, 1.0) for part in given]
+        given = cast(Any, [given])
+    parts: list[tuple[Any, Any]] = [part if _is_pair(part) else (part, 1.0) for part in cast(Iterable[Any], given)]
     for _, weight in parts:
         if not np.isfinite(weight):
             raise ValueError(f"A weight of {name} must be a finite number, found {weight}.")
     return [(part, float(weight)) for part, weight in parts]
 
 
-def _is_pair(part: Any) -> bool:
+def _is_pair(part: object) -> bool:
     return (
         isinstance(part, Sequence)
         and not isinstance(part, str)

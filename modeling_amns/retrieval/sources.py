@@ -7,18 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arguments import ImageLike, Images, MetadataTable
 from .metadata import check_names, read_metadata, typed
 from .table import FileState
 
 if TYPE_CHECKING:
     import datasets
-    from PIL import Image
 
 SUFFIXES = frozenset((".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-
-# An image file, an image, or what an undecoded column of `datasets` holds: {"path", "bytes"}.
-ImageLike = Any
-Images = "str | Path | Sequence[str | Path | Image.Image] | datasets.Dataset"
 
 
 @dataclass
@@ -32,13 +28,13 @@ class Source:
         columns: metadata that the images bring along, a list of as many values as there are images.
     """
 
-    images: dict[str, ImageLike]
+    images: "dict[str, ImageLike | _Row]"
     folder: Path | None = None
     states: dict[str, tuple[int, int]] = field(default_factory=dict)
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, images: Any) -> "Source":
+    def of(cls, images: Images) -> "Source":
         """The source that a user's argument stands for.
 
         Raises:
@@ -71,7 +67,7 @@ class Source:
 
     @classmethod
     def _of_list(cls, images: list[Any]) -> "Source":
-        named: dict[str, ImageLike] = {}
+        named: dict[str, ImageLike | _Row] = {}
         states = {}
         for number, image in enumerate(images):
             is_file = isinstance(image, (str, Path))
@@ -124,7 +120,7 @@ class _Row:
         return self.rows.column[self.number]["image"]
 
 
-def read_image(image: ImageLike) -> ImageLike:
+def read_image(image: "ImageLike | _Row") -> ImageLike:
     """What an encoder takes: a path, an image or {"path", "bytes"}."""
     return image.read() if isinstance(image, _Row) else image
 
@@ -174,9 +170,8 @@ def content_hash(image: ImageLike) -> str:
         OSError: the file can't be read.
     """
     if isinstance(image, Mapping):
-        if image.get("bytes") is not None:
-            return hashlib.sha256(image["bytes"]).hexdigest()
-        image = image["path"]
+        data = image.get("bytes")
+        return content_hash(image["path"]) if data is None else hashlib.sha256(data).hexdigest()
     if isinstance(image, (str, Path)):
         digest = hashlib.sha256()
         with open(image, "rb") as file:
@@ -203,7 +198,7 @@ class Metadata:
     `unmatched` counts rows of the table that are about no image of the source.
     """
 
-    def __init__(self, source: Source, table: Any = None):
+    def __init__(self, source: Source, table: MetadataTable | None = None):
         names = list(source.images)
         columns = dict(source.columns)
         self.unmatched = self.rows = 0
@@ -231,7 +226,7 @@ class Metadata:
         return {name: [column[place] for place in places] for name, column in self.values.items()}
 
 
-def _rows(table: Any) -> tuple[list[dict[str, Any]], str, str]:
+def _rows(table: MetadataTable) -> tuple[list[dict[str, Any]], str, str]:
     if isinstance(table, (str, Path)):
         return (*read_metadata(table), str(table))
     rows = table.to_dict("records") if hasattr(table, "to_dict") else [dict(row) for row in table]
@@ -240,7 +235,7 @@ def _rows(table: Any) -> tuple[list[dict[str, Any]], str, str]:
     return rows, "path", "metadata"
 
 
-def _name(path: Any, folder: Path | None) -> str:
+def _name(path: object, folder: Path | None) -> str:
     """The name of an image in a gallery as a table writes it: relative to the folder, or in it."""
     text = str(path).replace("\\", "/")
     if folder is not None:

@@ -20,7 +20,7 @@ class VectorStore(Protocol):
     def __len__(self) -> int: ...
 
     def put(self, table: Table) -> None:
-        """Adds rows with vectors; a row whose path is there takes its place. New columns and kinds are made room for."""
+        """Adds rows with vectors, in place of those with the same path; makes room for new columns and kinds."""
 
     def remove(self, paths: Iterable[str]) -> None:
         """Removes rows; paths that are not there are no error."""

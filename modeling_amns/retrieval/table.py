@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .metadata import as_kind, joined
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILE_COLUMNS = ("file_size", "file_mtime_ns", "file_sha256")
 
@@ -76,7 +79,7 @@ class Table:
         values = {name: first.values[name] + second.values[name] for name in kinds}
         return Table(first.paths + second.paths, first.files + second.files, vectors, kinds, values).select(order)
 
-    def to_arrow(self) -> Any:
+    def to_arrow(self) -> "pa.Table":
         """As a `pyarrow.Table`: path, the state of the file, metadata, and the vectors where there are any."""
         import pyarrow as pa
 
@@ -92,7 +95,7 @@ class Table:
         return pa.table(arrays)
 
     @classmethod
-    def from_arrow(cls, table: Any) -> "Table":
+    def from_arrow(cls, table: "pa.Table") -> "Table":
         """From what `to_arrow` returned, or another's table of the same columns.
 
         Raises:
@@ -133,7 +136,7 @@ def joined_kinds(first: Mapping[str, str], second: Mapping[str, str]) -> dict[st
     return kinds
 
 
-def vector_array(column: Any) -> np.ndarray:
+def vector_array(column: "pa.ChunkedArray") -> np.ndarray:
     """A column of vectors as float32 [rows, D]."""
     import pyarrow as pa
 
@@ -146,7 +149,7 @@ def vector_array(column: Any) -> np.ndarray:
     return np.asarray(array.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(-1, dimension)
 
 
-def arrow_type(kind: str) -> Any:
+def arrow_type(kind: str) -> "pa.DataType":
     """How Arrow calls a kind."""
     import pyarrow as pa
 
@@ -159,7 +162,7 @@ def arrow_type(kind: str) -> Any:
     }[kind]
 
 
-def kind_of(field: Any) -> str:
+def kind_of(field: "pa.Field") -> str:
     """The kind of an Arrow column.
 
     Raises:
