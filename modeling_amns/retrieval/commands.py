@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from .building import is_main
+from .encoders import end_processes
 from .gallery import PersonGallery
 from .place import BROKEN, SETTINGS, GalleryInUse
 
@@ -71,7 +73,9 @@ def index(options: argparse.Namespace) -> int:
         gallery = _make(options)
     else:
         _update(gallery, options)
-    _report(gallery, options)
+    if is_main():
+        _report(gallery, options)
+    end_processes()
     return 0
 
 
@@ -122,7 +126,7 @@ def _open(options: argparse.Namespace) -> PersonGallery | None:
     options.place = place
     if not (place / SETTINGS).is_file():
         return None
-    gallery = PersonGallery.load(place, options.model)
+    gallery = PersonGallery.load(place, options.model, None, options.batch_size, options.num_workers)
     resolved = folder.resolve()
     if not itself:
         # A folder that was moved takes its hidden gallery along; a gallery elsewhere belongs to one folder.

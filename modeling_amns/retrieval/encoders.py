@@ -134,14 +134,15 @@ class ExportedEncoder:
     Args:
         folder: the export.
         int8: take the quantised encoders.
+        batch_size: images at a time.
     """
 
-    def __init__(self, folder: str | Path, int8: bool = False):
+    def __init__(self, folder: str | Path, int8: bool = False, batch_size: int = 32):
         if process_count() > 1:
             raise ValueError(
                 f"{folder}: an exported model is run by one process with all cores; leave out accelerate."
             )
-        self.folder, self.int8, self.name = Path(folder), int8, str(folder)
+        self.folder, self.int8, self.name, self.batch_size = Path(folder), int8, str(folder), batch_size
         try:
             made = json.loads((self.folder / _PREPROCESSING).read_text(encoding="utf-8"))
             self.dimension = int(made["embedding"]["dimension"])
@@ -195,7 +196,7 @@ class ExportedEncoder:
             # Pillow's plugins raise whatever a broken file leads them to.
             except Exception as error:
                 faults[number] = str(error)
-            if len(pixels) == 32 or (pixels and number == len(images) - 1):
+            if len(pixels) == self.batch_size:
                 parts += model.sessions["image"].run(None, {"pixel_values": np.stack(pixels)})
                 pixels = []
         if pixels:
@@ -227,13 +228,16 @@ def open_encoder(model: Model, processor: Processor = None, batch_size: int = 12
     Args:
         model: an `AMNSModel`; a checkpoint's folder or its id on the Hub; the folder of an export; an `Encoder`.
         processor: of an `AMNSModel`.
-        batch_size, num_workers: of a model of torch.
+        batch_size: images at a time.
+        num_workers: processes that decode images, for a model of torch.
     Raises:
         ValueError, OSError: there is no such model, or it can't be read.
     """
     if isinstance(model, (str, Path)):
         if (Path(model) / _PREPROCESSING).is_file():
-            return ExportedEncoder(model)
+            if num_workers:
+                raise ValueError(f"{model}: an exported model decodes images itself; leave out num_workers.")
+            return ExportedEncoder(model, batch_size=batch_size)
         from accelerate import PartialState
 
         from ..loading import load_checkpoint
@@ -294,6 +298,14 @@ def image_faults(images: Sequence[ImageLike]) -> dict[int, str]:
         return {number: text for number, text in enumerate(pool.map(fault, images)) if text is not None}
 
 
+def end_processes() -> None:
+    """Ends the group of the processes that `accelerate launch` started; left to the interpreter it can abort it."""
+    if process_count() > 1:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
+
+
 def process_count() -> int:
     """Processes that `accelerate launch` started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -330,6 +342,7 @@ __all__ = [
     "ExportedEncoder",
     "TorchEncoder",
     "check_same",
+    "end_processes",
     "image_faults",
     "open_encoder",
     "process_count",

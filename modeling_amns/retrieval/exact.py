@@ -162,8 +162,13 @@ def write_quick(folder: Path, table: Table, state: Sequence[str]) -> None:
     ExactIndex.build(table, target / _ROWS).rows.close()
     pointer = {"folder": name, "state": list(state), "kinds": table.kinds}
     write_json(folder / _POINTER, pointer)
+    remove_quick(folder, name)
+
+
+def remove_quick(folder: Path, kept: str | None = None) -> None:
+    """Removes what `write_quick` wrote, one apart."""
     for old in folder.glob("quick-*"):
-        if old.name != name:
+        if old.name != kept:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -219,4 +224,13 @@ def _from_sqlite(value: str | int | float | None, kind: str) -> Value:
     return bool(value) if kind == "boolean" else parse_time(str(value)) if kind == "time" else value
 
 
-__all__ = ["EXACT_ROWS", "ExactIndex", "best", "check_group", "open_quick", "write_json", "write_quick"]
+__all__ = [
+    "EXACT_ROWS",
+    "ExactIndex",
+    "best",
+    "check_group",
+    "open_quick",
+    "remove_quick",
+    "write_json",
+    "write_quick",
+]

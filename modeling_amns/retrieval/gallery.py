@@ -16,7 +16,10 @@ from .hits import Hit
 from .lance_store import LanceStore
 from .place import (
     SETTINGS,
+    metadata_changed,
     new_settings,
+    note_metadata,
+    noted_metadata,
     read_broken,
     read_parquet,
     read_settings,
@@ -79,6 +82,7 @@ class PersonGallery:
         self._encoder = encoder
         self.changes = Changes()
         self._broken: Broken = {}
+        self._loading = (128, 0)
 
     @classmethod
     def from_images(
@@ -124,13 +128,20 @@ class PersonGallery:
         return gallery
 
     @classmethod
-    def load(cls, folder: str | Path, model: Model | None = None, processor: Processor = None) -> "PersonGallery":
+    def load(
+        cls,
+        folder: str | Path,
+        model: Model | None = None,
+        processor: Processor = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+    ) -> "PersonGallery":
         """Opens a gallery in a folder; its model is read when it is first needed.
 
         Args:
             folder: of the gallery.
             model: as in `from_images`; default the one that the gallery was made with, if it lies where it lay.
-            processor: as in `from_images`.
+            processor, batch_size, num_workers: as in `from_images`.
         Raises:
             FileNotFoundError: there is no gallery.
             ValueError: it can't be read, or is of another model.
@@ -139,8 +150,9 @@ class PersonGallery:
         settings = read_settings(folder)
         gallery = cls(LanceStore(folder, settings["model"]["dimension"]), None, settings, folder)
         gallery._broken = read_broken(folder)
+        gallery._loading = (batch_size, num_workers)
         if not isinstance(model, (str, Path, type(None))):
-            gallery._encoder = open_encoder(model, processor)
+            gallery._encoder = open_encoder(model, processor, batch_size, num_workers)
             gallery._check(gallery._encoder)
         elif model is not None:
             gallery.settings = {**settings, "open": str(model)}
@@ -190,7 +202,7 @@ class PersonGallery:
         if self._encoder is None:
             name = self.settings.get("open") or self.settings["name"]
             try:
-                encoder = open_encoder(name)
+                encoder = open_encoder(name, None, *self._loading)
             except OSError as error:
                 raise ValueError(f"The gallery's model {name} can't be read; pass it as model. {error}") from error
             self._check(encoder)
@@ -282,7 +294,7 @@ class PersonGallery:
             raise ValueError("The gallery was not made of a folder; pass update() its images.")
         images = Source.of(self.source if source is None else source)
         if metadata is None:
-            metadata = self._metadata_file()
+            metadata = noted_metadata(self.settings)
         described = None if metadata is None and not images.columns else Metadata(images, metadata)
         self._note(images, metadata)
         return self._update(images, described, whole=True, progress=progress)
@@ -293,7 +305,7 @@ class PersonGallery:
             return True
         states = list_images(self.source)
         source = Source({name: name for name in states}, self.source, states)
-        return not plan(source, self._states(), self._broken, whole=True) and not self._metadata_changed()
+        return not plan(source, self._rows.states(), self._broken, whole=True) and not metadata_changed(self.settings)
 
     def build_index(self) -> None:
         """Makes the index that approximates, which galleries beyond 100,000 images have of themselves."""
@@ -375,23 +387,7 @@ class PersonGallery:
         if source.folder is not None:
             self.settings["source"] = str(source.folder)
         if isinstance(metadata, (str, Path)):
-            found = Path(metadata).stat()
-            self.settings["metadata"] = [str(Path(metadata).resolve()), found.st_size, found.st_mtime_ns]
-
-    def _metadata_file(self) -> str | None:
-        noted = self.settings.get("metadata")
-        return noted[0] if noted is not None and Path(noted[0]).is_file() else None
-
-    def _metadata_changed(self) -> bool:
-        file = self._metadata_file()
-        if file is None:
-            return False
-        found = Path(file).stat()
-        return self.settings["metadata"][1:] != [found.st_size, found.st_mtime_ns]
-
-    def _states(self) -> dict[str, tuple[int, int]]:
-        table = self._rows.read()
-        return {path: (state.size, state.mtime_ns) for path, state in zip(table.paths, table.files)}
+            note_metadata(self.settings, Path(metadata))
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Alone with the gallery's folder."""

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..extras import require
-from .exact import EXACT_ROWS, ExactIndex, check_group, open_quick, write_quick
+from .exact import EXACT_ROWS, ExactIndex, check_group, open_quick, remove_quick, write_quick
 from .hits import Hit
-from .table import FILE_COLUMNS, Table, arrow_type, joined_kinds, kind_of, vector_array
+from .table import FILE_COLUMNS, Table, arrow_type, joined_kinds, kind_of, states_of, vector_array
 from .where import to_sql
 
 if TYPE_CHECKING:
     import lancedb
 
 _NAME = "images"
-# Of the square root of n lists that an index of n rows has, this share is read, at least 20.
+# Of the square root of n lists that an index of n rows has, this share is read, at least 40.
 _PROBED = 0.05
 # So many times k candidates are compared again by their whole vectors.
 _REFINE = 20
@@ -121,6 +121,11 @@ class LanceStore:
             names = [name for name in table.schema.names if vectors or name != "vector"]
             return Table.from_arrow(table.search().select(names).limit(None).to_arrow())
 
+    def states(self) -> dict[str, tuple[int, int]]:
+        """Bytes and time of the last change of each file, by path."""
+        quick = self._quick()
+        return quick.states() if quick is not None else states_of(self.read())
+
     def vectors(self, paths: list[str]) -> np.ndarray:
         """Vectors of rows by path."""
         parts = [np.zeros((0, self.dimension), np.float32)]
@@ -157,11 +162,12 @@ class LanceStore:
 
     def _ask(self, query: np.ndarray, k: int, where: str | None, flat: bool) -> list[Hit]:
         table, kinds = self.table, self._kinds()
-        asked = cast(Any, table.search(query)).distance_type("cosine").limit(max(1, k))
+        k = max(1, min(k, table.count_rows()))
+        asked = cast(Any, table.search(query)).distance_type("cosine").limit(k)
         if flat:
             asked = asked.bypass_vector_index()
         else:
-            probes = max(20, round(_PROBED * table.count_rows() ** 0.5))
+            probes = max(40, round(_PROBED * table.count_rows() ** 0.5))
             asked = asked.nprobes(probes).refine_factor(_REFINE)
         if where is not None:
             condition = to_sql(where, {"path": "text", **kinds}, "TIMESTAMP '{}'".format)
@@ -209,7 +215,9 @@ class LanceStore:
         rows = table.count_rows()
         if rows > EXACT_ROWS and not self.has_index:
             self.build_index()
-        if rows <= EXACT_ROWS and self._quick() is None:
+        if rows > EXACT_ROWS:
+            remove_quick(self.folder)
+        elif self._quick() is None:
             state = self.state
             write_quick(self.folder, self.read(vectors=True), state)
 

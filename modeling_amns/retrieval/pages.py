@@ -24,8 +24,8 @@ _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.25rem; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 header p { margin: 0 0 1.25rem; opacity: .7; overflow-wrap: anywhere; }
-ol { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); list-style: none;
-  margin: 0; padding: 0; }
+ol { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(11rem, 45%), 1fr));
+  list-style: none; margin: 0; padding: 0; }
 li { border: 1px solid #8884; border-radius: .5rem; overflow: hidden; }
 .picture { align-items: center; background: #8882; display: flex; height: 12rem; justify-content: center; }
 img { height: 100%; max-width: 100%; object-fit: contain; }

@@ -65,6 +65,27 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def note_metadata(settings: dict[str, Any], file: Path) -> None:
+    """Keeps which file the metadata came from, and what state it was in."""
+    found = file.stat()
+    settings["metadata"] = [str(file.resolve()), found.st_size, found.st_mtime_ns]
+
+
+def noted_metadata(settings: dict[str, Any]) -> str | None:
+    """The file that the metadata came from, if it is still there."""
+    noted = settings.get("metadata")
+    return noted[0] if noted is not None and Path(noted[0]).is_file() else None
+
+
+def metadata_changed(settings: dict[str, Any]) -> bool:
+    """Whether that file has changed since."""
+    file = noted_metadata(settings)
+    if file is None:
+        return False
+    found = Path(file).stat()
+    return settings["metadata"][1:] != [found.st_size, found.st_mtime_ns]
+
+
 def read_parquet(file: Path, dimension: int) -> Table:
     """Rows with vectors from a Parquet file; files' states are unknown where it has none.
 
@@ -135,7 +156,10 @@ __all__ = [
     "BROKEN",
     "SETTINGS",
     "GalleryInUse",
+    "metadata_changed",
     "new_settings",
+    "note_metadata",
+    "noted_metadata",
     "read_broken",
     "read_parquet",
     "read_settings",

@@ -7,7 +7,7 @@ import numpy as np
 
 from .exact import ExactIndex, check_group
 from .hits import Hit
-from .table import Table
+from .table import Table, states_of
 
 
 class VectorStore(Protocol):
@@ -27,6 +27,9 @@ class VectorStore(Protocol):
 
     def read(self, vectors: bool = False) -> Table:
         """All rows."""
+
+    def states(self) -> dict[str, tuple[int, int]]:
+        """Bytes and time of the last change of each file, by path; quick."""
 
     def vectors(self, paths: list[str]) -> np.ndarray:
         """Vectors of rows by path, float32 [paths, D]."""
@@ -76,6 +79,10 @@ class MemoryStore:
     def read(self, vectors: bool = False) -> Table:
         """All rows."""
         return self.table
+
+    def states(self) -> dict[str, tuple[int, int]]:
+        """Bytes and time of the last change of each file, by path."""
+        return states_of(self.table)
 
     def vectors(self, paths: list[str]) -> np.ndarray:
         """Vectors of rows by path."""

@@ -128,6 +128,11 @@ class Table:
             part.unlink(missing_ok=True)
 
 
+def states_of(table: Table) -> dict[str, tuple[int, int]]:
+    """Bytes and time of the last change of each file, by path."""
+    return {path: (state.size, state.mtime_ns) for path, state in zip(table.paths, table.files)}
+
+
 def joined_kinds(first: Mapping[str, str], second: Mapping[str, str]) -> dict[str, str]:
     """The columns of both, each in the kind that holds the values of both."""
     kinds = dict(first)
@@ -174,4 +179,4 @@ def kind_of(field: "pa.Field") -> str:
     raise ValueError(f"column {field.name} holds {field.type}; expected string, int64, double, bool or timestamp[us]")
 
 
-__all__ = ["FILE_COLUMNS", "FileState", "Table", "arrow_type", "joined_kinds", "kind_of", "vector_array"]
+__all__ = ["FILE_COLUMNS", "FileState", "Table", "arrow_type", "joined_kinds", "kind_of", "states_of", "vector_array"]
