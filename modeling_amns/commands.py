@@ -58,7 +58,15 @@ def run(name: str, words: Sequence[str], program: str | None = None) -> int:
     words = [re.sub(r"^--[a-z-]+", lambda found: "--" + found[0][2:].replace("-", "_"), word) for word in words]
     options = parser.parse_args(words)
     options.program = program
-    return _guarded(program, lambda: function(options))
+    before = os.environ.get("TQDM_DISABLE")
+    if before is None and not sys.stderr.isatty():
+        # A log file gets no line for each step of a bar. tqdm reads this when it is imported.
+        os.environ["TQDM_DISABLE"] = "1"
+    try:
+        return _guarded(program, lambda: function(options))
+    finally:
+        if before is None:
+            os.environ.pop("TQDM_DISABLE", None)
 
 
 class _Parser(argparse.ArgumentParser):
