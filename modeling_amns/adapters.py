@@ -159,7 +159,7 @@ def load_adapter(folder: str | Path, base: str | Path | None = None) -> nn.Modul
     # What transformers raises of weights whose shapes do not fit.
     except RuntimeError as error:
         raise ValueError(f"{folder} was not trained on {base}: its weights have other shapes. {error}") from error
-    model.amns.logit_scale.data.fill_(float(config.logit_scale_init_value or 0.0))
+    model.amns.logit_scale.data.fill_(cast(float, config.logit_scale_init_value))
     return peft.PeftModel.from_pretrained(model, folder)
 
 

@@ -25,7 +25,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_amns import AMNSConfig, as_config
-from .pretrained_amns import LoadsItsGrid
+from .pretrained_amns import LoadsItsGrid, PartOfDualEncoder
 from .text_amns import AMNSTextModel
 from .vision_amns import AMNSImageTower, AMNSVisionModel
 
@@ -88,6 +88,16 @@ class AMNSPreTrainedModel(LoadsItsGrid, CLIPPreTrainedModel):
             module.reset_parameters()
             return
         super()._init_weights(module)
+
+    def post_init(self) -> None:
+        """As `PreTrainedModel`, but a weight of an encoder that has no place here is reported."""
+        super().post_init()
+        # transformers takes over from the encoders what each leaves out when it is loaded alone: all of the other.
+        ignored = set(self._keys_to_ignore_on_load_unexpected or [])
+        for module in self.modules():
+            if isinstance(module, PartOfDualEncoder):
+                ignored -= set(type(module)._keys_to_ignore_on_load_unexpected or [])
+        self._keys_to_ignore_on_load_unexpected = ignored
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
@@ -184,7 +194,7 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         """Rows and columns of the patches."""
         return self.config.vision_config.grid_size
 
-    def image_tower(self) -> AMNSImageTower:
+    def image_side(self) -> AMNSImageTower:
         """Image encoder and projection as one module, shared and not copied: what a teacher averages."""
         return AMNSImageTower(self.vision_model, self.visual_projection)
 

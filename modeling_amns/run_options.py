@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
 
 from .configuration_amns import AMNSTextConfig, AMNSVisionConfig
 from .report import METRICS
@@ -82,12 +83,13 @@ def read_encoder(name: str, value: Mapping[str, Any] | str | None) -> dict[str, 
         raise ValueError(f"{name} must map fields to values, found {type(value).__name__}.")
     given = dict(value or {})
     kind = AMNSVisionConfig if name == "vision_config" else AMNSTextConfig
-    known = sorted({option.name for option in fields(kind)} - set(SET_ELSEWHERE[name]))
+    known = {option.name for option in fields(kind)}
+    of_encoders = sorted(known - {option.name for option in fields(PreTrainedConfig)} - set(SET_ELSEWHERE[name]))
     for option in given:
         if option in SET_ELSEWHERE[name]:
             raise ValueError(f"{name}: {option} would be overwritten; use --{SET_ELSEWHERE[name][option]}.")
         if option not in known:
-            raise ValueError(f"{name} has no field {option!r}; it has {', '.join(known)}.")
+            raise ValueError(f"{name} has no field {option!r}; it has {', '.join(of_encoders)}.")
     try:
         kind(**given)
     # What huggingface_hub's strict dataclasses raise of a wrong type or of parts that do not fit.

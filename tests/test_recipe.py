@@ -96,7 +96,7 @@ def test_what_was_trained_is_saved_although_its_figures_fail(tmp_path, root, mon
     def fail(*_, **__):
         raise ValueError("an image of test is broken")
 
-    monkeypatch.setattr(recipe, "embed_split", fail)
+    monkeypatch.setattr("modeling_amns.splits.embed_split", fail)
     args = arguments(tmp_path / "run", num_train_epochs=1, eval_strategy="no", save_strategy="no")
     with pytest.raises(ValueError, match="an image of test is broken"):
         recipe.run(DataArguments(data_root=str(root)), start(), args)

@@ -7,7 +7,15 @@ import pytest
 from conftest import tiny_retrieval_model
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
-from modeling_amns import AMNSConfig, AMNSModel, AMNSProcessor
+from modeling_amns import (
+    AMNSConfig,
+    AMNSModel,
+    AMNSProcessor,
+    AMNSTextConfig,
+    AMNSTextModel,
+    AMNSVisionConfig,
+    AMNSVisionModel,
+)
 
 HEAVY = [
     "accelerate",
@@ -25,6 +33,8 @@ HEAVY += ["sentence_transformers", "sklearn", "tensorboard", "trackio", "transfo
 ORDERS = {
     "package first": "import modeling_amns\nfrom transformers import AutoModel, AutoProcessor",
     "Auto classes first": "from transformers import AutoModel, AutoProcessor\nimport modeling_amns",
+    "slow module first": "import transformers.models.auto.processing_auto, modeling_amns\n"
+    "from transformers import AutoModel, AutoProcessor",
     "a class first": "from modeling_amns import AMNSTrainer\nfrom transformers import AutoModel, AutoProcessor",
 }
 
@@ -71,10 +81,23 @@ def test_a_loaded_folder_is_of_our_classes_in_this_process_too(tmp_path, process
     assert type(AutoProcessor.from_pretrained(tmp_path)) is AMNSProcessor
 
 
-def test_what_stands_in_for_a_class_acts_as_it(config):
+@pytest.mark.parametrize(
+    "config_class, model_class",
+    [(AMNSConfig, AMNSModel), (AMNSVisionConfig, AMNSVisionModel), (AMNSTextConfig, AMNSTextModel)],
+)
+def test_what_stands_in_for_a_class_acts_as_it(config, config_class, model_class):
     from transformers import MODEL_MAPPING
 
-    registered = MODEL_MAPPING[AMNSConfig]
-    model = registered(config)
-    assert type(model) is AMNSModel and isinstance(model, registered) and issubclass(AMNSModel, registered)
-    assert not isinstance(config, registered) and registered.__name__ == "AMNSModel"
+    parts = {type(part): part for part in (config, config.vision_config, config.text_config)}
+    registered = MODEL_MAPPING[config_class]
+    model = registered(parts[config_class])
+    assert type(model) is model_class and isinstance(model, registered) and issubclass(model_class, registered)
+    assert not isinstance(config, registered) and registered.__name__ == model_class.__name__
+    assert registered.config_class is config_class and AutoConfig.for_model(config_class.model_type)
+
+
+def test_an_import_hook_leaves_nothing_behind_once_it_was_used():
+    show = "print([type(finder).__name__ for finder in sys.meta_path].count('_WhenImported'))"
+    program = f"import sys, modeling_amns\n{show}\nimport transformers.models.auto.processing_auto as module\n{show}"
+    program += "\nprint(module.PROCESSOR_MAPPING[modeling_amns.AMNSConfig].__name__, module.__spec__.name)"
+    assert run(program).split() == ["2", "0", "AMNSProcessor", "transformers.models.auto.processing_auto"]

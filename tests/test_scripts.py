@@ -43,7 +43,7 @@ def test_the_recipe_trains_and_leaves_model_and_results(trained):
 
 
 def test_options_in_json_are_read_from_the_command_line(tmp_path):
-    options = ["--loss_weights", '{"sdm": 2, "nothing": 1}', "--vision_config", '{"hidden_size": 32}']
+    options = ["--loss_weights", '{"sdm": 2, "nothing": 1}', "--vision_config", '{"hidden_size": 48}']
     done = run("train.py", "--output_dir", tmp_path, "--loss_options", "{}", *options)
     assert done.returncode == 1 and "There is no loss 'nothing'" in done.stderr.strip().splitlines()[-1]
 

@@ -301,6 +301,7 @@ def test_model_init_makes_a_new_model_and_teacher_for_each_training(several):
 def test_a_trial_of_a_search_sets_options_before_model_and_teacher_are_made_ready(several, processor, monkeypatch):
     # It asks the packages that make trials, which need not be here.
     monkeypatch.setattr("transformers.integrations.hp_params", dict)
+    monkeypatch.setattr(AMNSTrainer, "_get_output_dir", lambda self, trial: self.args.output_dir)
     trainer = several.trainer(model_init=lambda trial: tiny_retrieval_model(processor, PERSONS), max_steps=1)
     trainer.hp_search_backend = HPSearchBackend.WANDB
     trainer.train(trial={"keep_ratio": 0.25, "temperature": 0.1, "ema_decay": 0.5})
