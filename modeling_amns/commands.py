@@ -8,12 +8,13 @@ Nothing heavy is imported before it is needed: with an exported model a search i
 """
 
 import argparse
+import contextlib
 import os
 import re
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .retrieval import commands
@@ -58,15 +59,25 @@ def run(name: str, words: Sequence[str], program: str | None = None) -> int:
     words = [re.sub(r"^--[a-z-]+", lambda found: "--" + found[0][2:].replace("-", "_"), word) for word in words]
     options = parser.parse_args(words)
     options.program = program
-    before = os.environ.get("TQDM_DISABLE")
-    if before is None and not sys.stderr.isatty():
-        # A log file gets no line for each step of a bar. tqdm reads this when it is imported.
-        os.environ["TQDM_DISABLE"] = "1"
-    try:
+    with _bars_for_terminals_only():
         return _guarded(program, lambda: function(options))
+
+
+@contextlib.contextmanager
+def _bars_for_terminals_only() -> Iterator[None]:
+    """A log file gets no line for each step of a bar."""
+    before = os.environ.get("TQDM_DISABLE")
+    if before is not None or sys.stderr.isatty():
+        yield
+        return
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].logging.disable_progress_bar()
+    # For what is imported later.
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
     finally:
-        if before is None:
-            os.environ.pop("TQDM_DISABLE", None)
+        del os.environ["TQDM_DISABLE"]
 
 
 class _Parser(argparse.ArgumentParser):
