@@ -229,7 +229,8 @@ class Metadata:
 def _rows(table: MetadataTable) -> tuple[list[dict[str, Any]], str, str]:
     if isinstance(table, (str, Path)):
         return (*read_metadata(table), str(table))
-    rows = table.to_dict("records") if hasattr(table, "to_dict") else [dict(row) for row in table]
+    listed: Iterable[Mapping[str, Any]] = table if isinstance(table, Sequence) else table.to_dict("records")
+    rows = [dict(row) for row in listed]
     if any("path" not in row for row in rows):
         raise ValueError("Each row of metadata needs a column path that says which image it is about.")
     return rows, "path", "metadata"
