@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
 
 if TYPE_CHECKING:
     import datasets
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from .sources import Source
 
 
+@runtime_checkable
 class Frame(Protocol):
     """A data frame, such as that of pandas."""
 
-    def to_dict(self, orient: str, /) -> Any:
+    def to_dict(self, orient: str, /) -> list[Any]:
         """With "records": a list of rows by column."""
 
 
