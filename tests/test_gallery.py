@@ -463,6 +463,9 @@ def test_metadata_is_read_from_every_kind_of_table(tmp_path, folder, suffix):
     gallery = PersonGallery.from_images(Counting(), None, folder, metadata=file)
     found = {hit.path: hit.metadata.get("camera") for hit in gallery.search("red", k=99, where="camera is not null")}
     assert found == {"cam0/00.png": "x", "cam1/01.png": "y"} and gallery.changes.unmatched == 0
+    frame = datasets.Dataset.from_list(rows).rename_column("file_name", "path").to_pandas()
+    gallery = PersonGallery.from_images(Counting(), None, folder, metadata=frame)
+    assert len(gallery.search("red", k=99, where="camera in ('x', 'y')")) == 2
 
 
 def test_tables_that_are_none_are_refused(tmp_path, folder):

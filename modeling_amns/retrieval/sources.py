@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import ImageLike, Images, MetadataTable
+from .arguments import Frame, ImageLike, Images, MetadataTable
 from .metadata import check_names, read_metadata, typed
 from .table import FileState
 
@@ -229,7 +229,7 @@ class Metadata:
 def _rows(table: MetadataTable) -> tuple[list[dict[str, Any]], str, str]:
     if isinstance(table, (str, Path)):
         return (*read_metadata(table), str(table))
-    rows = table.to_dict("records") if hasattr(table, "to_dict") else [dict(row) for row in table]
+    rows = [dict(row) for row in (table.to_dict("records") if isinstance(table, Frame) else table)]
     if any("path" not in row for row in rows):
         raise ValueError("Each row of metadata needs a column path that says which image it is about.")
     return rows, "path", "metadata"
