@@ -153,7 +153,7 @@ def test_a_push_that_was_killed_goes_on_where_it_stopped(hub, tmp_path, checkpoi
     assert len(hub.committed) == 1 and "model.safetensors" in hub.files("org/name")
 
 
-# Calls of a script in one process, which takes seconds to start: token and words of each, exit code and stderr of each.
+# Calls of a script in one process, which takes seconds to start: token and words in, exit code and stderr out.
 ONE_AFTER_THE_OTHER = """
 import contextlib, io, json, os, runpy, sys
 ends = []
