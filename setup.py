@@ -22,6 +22,10 @@ extras["test"] = [
     "pytest-xdist>=3.8",
     "ruff>=0.17",
     "mypy>=2.4.1",
+    "hypothesis>=6.170",
+    # Cards are read as Markdown, numbers of eight bits are given to the metric.
+    "markdown-it-py>=4.3",
+    "ml_dtypes>=0.6",
     "types-PyYAML>=6.0.12.20261113",
     # A test builds the wheel as this environment stands.
     "setuptools>=77",

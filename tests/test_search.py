@@ -34,7 +34,7 @@ def models(tmp_path_factory) -> Path:
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
         if name == "checkpoint":
-            export_onnx(model, processor, folder / "exported")
+            export_onnx(model, processor, folder / "exported", int8=True)
         model = type(model)(model.config)
     return folder
 
@@ -125,6 +125,18 @@ def test_a_checkpoint_and_its_export_share_a_gallery(amns, photos, models):
     by_export = amns("search", photos, TEXT, "--paths")[1]
     code, by_checkpoint, err = amns("search", photos, TEXT, "--paths", "--model", models / "checkpoint")
     assert code == 0 and not err and by_checkpoint == by_export and len(by_export) == 8
+
+
+def test_a_query_can_be_read_by_the_quantised_encoder(amns, photos, models):
+    amns("index", photos, "--model", models / "exported")
+    whole = json.loads("".join(amns("search", photos, TEXT, "--json")[1]))
+    code, out, err = amns("search", photos, TEXT, "--json", "--int8")
+    rounded = json.loads("".join(out))
+    assert code == 0 and not err
+    scores = [{row["path"]: row["score"] for row in rows} for rows in (whole, rounded)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05) and scores[0] != scores[1]
+    code, _, err = amns("search", photos, TEXT, "--int8", "--model", models / "checkpoint")
+    assert code == 1 and "--int8 needs a model that was exported with --int8" in err[-1]
 
 
 # The rooms of search alone: the package's __init__ has imports of its own.
