@@ -9,6 +9,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from . import at_start as _at_start  # noqa: F401  before all that is slow
 from .import_hooks import WhenImported as _WhenImported
 
 if TYPE_CHECKING:
