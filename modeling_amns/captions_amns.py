@@ -31,13 +31,14 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPToke
 
     Args:
         captions: training captions; the order does not matter.
-        vocab_size: at most this many tokens, at least 514.
+        vocab_size: at most this many tokens, from 514 to 2,000,000.
     Returns:
         a tokenizer that is saved with the checkpoint.
     """
-    if vocab_size < 514:
+    # Room for all is taken before the first is learnt.
+    if not 514 <= vocab_size <= 2_000_000:
         raise ValueError(
-            f"vocab_size must be at least 514 (512 byte symbols, start and end token), found {vocab_size}."
+            f"vocab_size must be at least 514 (512 bytes, start, end), at most 2,000,000, found {vocab_size}."
         )
     bytes_in_order = sorted(pre_tokenizers.ByteLevel.alphabet())
     symbols = bytes_in_order + [byte + "</w>" for byte in bytes_in_order]

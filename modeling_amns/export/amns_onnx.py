@@ -51,8 +51,10 @@ _TURNS = {
 }
 # Where a file keeps its orientation. A turned image must not carry it on, or the next reader turns it again.
 _METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-# Pillow hands these to other programs (Ghostscript, Windows' own drawing) or has no decoder for them at all.
-_NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# Pillow decodes these by itself; others it hands to programs, as EPS to Ghostscript. As the processor reads.
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
+MAX_IMAGE_BYTES = 256 * 2**20
+MAX_IMAGE_PIXELS = 80_000_000
 # Rounding may carry a float image in [0, 1] a little beyond its ends.
 _SLACK = 1e-3
 
@@ -108,10 +110,18 @@ class OnnxRetrieval:
         """
         if not isinstance(image, Image.Image):
             try:
-                if not stat.S_ISREG(os.stat(image).st_mode):
+                found = os.stat(image)
+                if not stat.S_ISREG(found.st_mode):
                     # Reading a pipe or a device may never end.
                     raise ValueError("it is no regular file")
+                if found.st_size > MAX_IMAGE_BYTES:
+                    raise ValueError(f"it has {found.st_size:,} bytes, expected at most {MAX_IMAGE_BYTES:,}")
                 with Image.open(image, formats=readable_formats()) as opened:
+                    width, height = opened.size
+                    if width * height > MAX_IMAGE_PIXELS:
+                        raise ValueError(
+                            f"it has {width:,} x {height:,} pixels, expected at most {MAX_IMAGE_PIXELS:,} in all"
+                        )
                     return self.pixels(opened)
             except FileNotFoundError:
                 raise
@@ -157,11 +167,9 @@ class OnnxRetrieval:
 
 @functools.lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
-    """The formats of Pillow that are opened: those that it decodes by itself."""
-    # The common ones are tried first.
-    Image.preinit()
+    """The formats that are opened, of those that this Pillow knows."""
     Image.init()
-    return tuple(name for name in Image.ID if name not in _NOT_READ)
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
