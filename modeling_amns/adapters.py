@@ -18,6 +18,7 @@ from transformers import Trainer
 
 from .brief import in_short
 from .configuration_amns import AMNSConfig
+from .disk import whole_folder
 from .extras import require
 from .loading import check_weights
 from .modeling_amns import AMNSForPersonRetrieval
@@ -127,8 +128,9 @@ def merge_adapters(trainer: Trainer, folder: str | Path) -> bool:
     if not is_peft_model(model):
         return False
     if trainer.args.should_save:
-        model.save_pretrained(Path(folder) / ADAPTER_FOLDER)
-        save_configuration(model, Path(folder) / ADAPTER_FOLDER)
+        with whole_folder(Path(folder) / ADAPTER_FOLDER, last="adapter_config.json") as aside:
+            model.save_pretrained(aside)
+            save_configuration(model, aside)
     trainer.model = model.float().merge_and_unload()
     return True
 

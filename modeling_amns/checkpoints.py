@@ -1,6 +1,5 @@
 """Which checkpoints of a run are whole: a manifest is written after every process has finished its files."""
 
-import errno
 import json
 import re
 import shutil
@@ -12,6 +11,8 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
+
+from . import disk
 
 logger = logging.get_logger(__name__)
 
@@ -85,24 +86,11 @@ def last_whole_checkpoint(output_dir: str | Path) -> tuple[Path | None, dict[Pat
 
 
 def disk_full_message(error: BaseException, checkpoint: str | Path) -> str | None:
-    """A line for the user if an error while saving means that the disk is full, else `None`."""
-    text = f"{error} {error.__cause__ or ''}".lower()
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text
-    if not full and not ("write" in text and _free(checkpoint) < 2**20):
-        return None
+    """A line for the user if an error while saving means that the disk is full, else `None`; see `disk`."""
     whole, _ = last_whole_checkpoint(Path(checkpoint).parent)
-    kept = f"the last whole checkpoint is {whole}" if whole else "there is no earlier checkpoint"
-    return (
-        f"No space left on the disk while writing {checkpoint} ({_free(checkpoint) / 2**30:.2f} GiB free); {kept}. "
-        "Free some space or set save_total_limit, then resume with --resume_from_checkpoint true."
-    )
-
-
-def _free(path: str | Path) -> int:
-    path = Path(path)
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    kept = f"The last whole checkpoint is {whole}" if whole else "There is no earlier checkpoint"
+    advice = f"{kept}. Free some space or set save_total_limit, then resume with --resume_from_checkpoint true."
+    return disk.disk_full_message(error, checkpoint, advice)
 
 
 class WholeCheckpoints(Trainer):
