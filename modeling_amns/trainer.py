@@ -35,6 +35,7 @@ from .modeling_amns import AMNSPersonRetrievalOutput
 from .objective import LossRecord, NonFiniteLossError, loss_parts
 from .protocols import PairProcessor
 from .pushes import PushesCheckpoints
+from .resuming import EpochTeller, ResumesExactly
 from .splits import EvaluatesSplits, Split
 from .training_args import AMNSTrainingArguments
 
@@ -63,7 +64,7 @@ class _StepKeeper(TrainerCallback):
             self.trainer.teacher.update(self.trainer.student)
 
 
-class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
+class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesExactly):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
@@ -152,6 +153,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         self.record = LossRecord()
         self._start_teacher()
         self.add_callback(_StepKeeper(self))
+        self.add_callback(EpochTeller(self))
 
     def _start_teacher(self) -> None:
         self.teacher = ImageTeacher(self.student, self.args.ema_decay) if self.args.keep_ratio < 1 else None
@@ -207,6 +209,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
                 f"{len(sampler)} pairs are fewer than a batch of {batch_size} (of all processes together), so no step "
                 "would be made. Lower per_device_train_batch_size, or set dataloader_drop_last to false."
             )
+        self.sampler = sampler
         return sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -323,12 +326,13 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         """
         if self.record.is_finite(self.accelerator):
             return
-        self._save_checkpoint(cast(nn.Module, self.model), trial=None)
+        if self._saved_step != self.state.global_step:
+            self._save_checkpoint(cast(nn.Module, self.model), trial=None)
         saved = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         raise NonFiniteLossError(
             f"Step {self.state.global_step + 1}, process {self.args.process_index}: the loss is not finite. "
-            f"{self.record.describe()}. The state before this step is saved in {saved}; resume from it with a smaller "
-            "learning rate, or without mixed precision."
+            f"{self.record.describe()}. The state before this step is saved in {saved}. Resume from it without mixed "
+            "precision, or start from its weights with a smaller learning rate: --model_name_or_path."
         )
 
     @torch.no_grad()
