@@ -65,6 +65,7 @@ class ResumesExactly(Trainer):
     which would draw the first epoch once more: here the sampler is told its epoch by `EpochTeller`.
     """
 
+    resumed_from: Path | None = None
     # Of the run that is resumed: its state, its pace there, and, once the data are counted, its place.
     _resumed: TrainerState | None = None
     _resumed_pace: Pace | None = None
@@ -80,7 +81,8 @@ class ResumesExactly(Trainer):
             pace: that of the run which wrote it, where it is known.
         """
         self._place, self._resumed_pace = Place(0, 0), pace
-        file = Path(checkpoint) / TRAINER_STATE_NAME if checkpoint else None
+        self.resumed_from = Path(checkpoint) if checkpoint else None
+        file = self.resumed_from / TRAINER_STATE_NAME if self.resumed_from else None
         self._resumed = TrainerState.load_from_json(str(file)) if file else None
 
     def set_initial_training_values(

@@ -11,15 +11,15 @@ from typing import IO
 
 from transformers.utils import logging
 
-from .run_record import RECORD, read_record
+from .run_record import read_record
 
 logger = logging.get_logger(__name__)
 
 LOCK = ".run.lock"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # What a run leaves besides checkpoints, and what `overwrite_output_dir` deletes.
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", "adapter")
-_LEFT = (*_WEIGHTS, "results.json", "trainer_state.json", "training_args.bin", "ranking.png", "mask.png", RECORD)
+_RESULTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", "adapter", "results.json")
+_BESIDE = ("trainer_state.json", "training_args.bin", "ranking.png", "mask.png")
 # Locks that this process holds, and how often.
 _held: dict[str, tuple[IO[str], int]] = {}
 
@@ -32,17 +32,34 @@ def checkpoints_in(folder: str | Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def traces(folder: str | Path, whole_run: bool = True) -> list[Path]:
-    """What runs have left in a folder.
+def _left(folder: str | Path, patterns: tuple[str, ...]) -> list[Path]:
+    """Checkpoints, and what of these names there is."""
+    found = sorted(path for pattern in patterns for path in Path(folder).glob(pattern))
+    return [*checkpoints_in(folder).values(), *found]
+
+
+def check_wishes(resumes: bool, overwrites: bool, folder: str | Path = "", start: str | None = None) -> None:
+    """Before anything is read or deleted.
 
     Args:
-        folder: an `output_dir`.
-        whole_run: not only checkpoints.
+        resumes: the run goes on with what is there.
+        overwrites: what is there is deleted.
+        folder: the `output_dir`.
+        start: checkpoint that the run starts from.
+    Raises:
+        ValueError: one needs what the other deletes.
     """
-    found = list(checkpoints_in(folder).values())
-    if whole_run:
-        found += sorted(path for pattern in _LEFT for path in Path(folder).glob(pattern))
-    return found
+    if not overwrites:
+        return
+    if resumes:
+        raise ValueError(
+            "overwrite_output_dir would delete what resume_from_checkpoint goes on with; leave one of them out."
+        )
+    if start and Path(start).exists() and Path(start).resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(
+            f"The run starts from {start}, which overwrite_output_dir would delete with what is in {folder}; choose "
+            "another --output_dir."
+        )
 
 
 def refuse_used(folder: str | Path, whole_run: bool) -> None:
@@ -54,7 +71,7 @@ def refuse_used(folder: str | Path, whole_run: bool) -> None:
     Raises:
         ValueError: it holds another run.
     """
-    found = traces(folder, whole_run)
+    found = _left(folder, _RESULTS if whole_run else ())
     if found:
         raise ValueError(
             f"{folder} is in use: it holds {_listed(found)} of another run. Go on with that one by "
@@ -73,14 +90,14 @@ def refuse_foreign(folder: str | Path, run: str) -> None:
     foreign = [path for path, record in records.items() if record is not None and record["run"] != run]
     if foreign:
         raise ValueError(
-            f"{folder} holds {_listed(foreign)} of another run than the one that is resumed. Choose another "
-            "--output_dir; the checkpoint to resume from may lie elsewhere."
+            f"{folder} holds {_listed(foreign)} of another run than this one. Choose another --output_dir; a "
+            "checkpoint to resume from may lie elsewhere."
         )
 
 
-def delete_traces(folder: str | Path) -> None:
+def delete_run(folder: str | Path) -> None:
     """Deletes what runs have left in a folder, and says so before; files of other kinds stay."""
-    found = traces(folder)
+    found = _left(folder, _RESULTS + _BESIDE)
     if not found:
         return
     logger.warning(f"overwrite_output_dir deletes from {folder}: {', '.join(path.name for path in found)}.")
@@ -147,7 +164,7 @@ def _lock(path: Path, folder: str | Path) -> IO[str] | None:
     except ImportError:  # no such locks on Windows
         return None
     while True:
-        file = open(path, "a+", encoding="utf-8")
+        file = path.open("a+", encoding="utf-8")
         try:
             # Of the process, not of the open file: workers that outlive it do not keep the lock.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,20 +181,21 @@ def _lock(path: Path, folder: str | Path) -> IO[str] | None:
             return None
         # Whoever held it before may have removed it in between.
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            file.truncate(0)
-            file.write(f"process {os.getpid()}")
-            file.flush()
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+                file.truncate(0)
+                file.write(f"process {os.getpid()}")
+                file.flush()
             return file
         file.close()
 
 
 __all__ = [
     "LOCK",
+    "check_wishes",
     "checkpoints_in",
-    "delete_traces",
+    "delete_run",
     "locked",
     "refuse_foreign",
     "refuse_used",
     "set_back",
-    "traces",
 ]

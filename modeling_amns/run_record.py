@@ -149,7 +149,9 @@ def _data(pairs: object) -> dict[str, Any]:
     if "image_path" in rows.column_names:
         paths = [str(path) for path in rows["image_path"][:]]
         # A folder of data may have been moved.
-        shared = os.path.commonpath(paths) if len(set(paths)) > 1 and len({os.path.isabs(p) for p in paths}) == 1 else ""
+        shared = (
+            os.path.commonpath(paths) if len(set(paths)) > 1 and len({os.path.isabs(p) for p in paths}) == 1 else ""
+        )
         data["images"] = _digest([os.path.relpath(path, shared) if shared else Path(path).name for path in paths])
     return data
 

@@ -35,7 +35,7 @@ from .modeling_amns import AMNSPersonRetrievalOutput
 from .objective import LossRecord, NonFiniteLossError, loss_parts
 from .protocols import PairProcessor
 from .pushes import PushesCheckpoints
-from .resuming import EpochTeller, ResumesExactly
+from .resuming import EpochTeller
 from .splits import EvaluatesSplits, Split
 from .training_args import AMNSTrainingArguments
 
@@ -64,7 +64,7 @@ class _StepKeeper(TrainerCallback):
             self.trainer.teacher.update(self.trainer.student)
 
 
-class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesExactly):
+class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
@@ -381,17 +381,17 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesE
                 Path(output_dir) / TEACHER_FILE,
             )
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.teacher is None:
-            return
-        file = Path(checkpoint) / TEACHER_FILE
-        if not file.is_file():
+    def _check_state(self, checkpoint: Path) -> None:
+        if self.teacher is not None and not (checkpoint / TEACHER_FILE).is_file():
             raise FileNotFoundError(
                 f"{checkpoint} has no {TEACHER_FILE}, so it was written with keep_ratio 1. Resume with the options "
                 "that it was started with, or start from its weights with --model_name_or_path."
             )
-        self.teacher.load_state_dict(load_file(file))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.teacher is not None:
+            self.teacher.load_state_dict(load_file(Path(checkpoint) / TEACHER_FILE))
 
 
 __all__ = ["TEACHER_FILE", "AMNSTrainer", "NonFiniteLossError"]
