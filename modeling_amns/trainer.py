@@ -51,6 +51,7 @@ class _StepKeeper(TrainerCallback):
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.record = LossRecord()
+        self.trainer._settled = False
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.record.start_step()
@@ -102,6 +103,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
     args: AMNSTrainingArguments
     # The losses are means; Trainer divides them by the accumulation steps.
     loss_is_scaled_for_ga = False
+    _settled = False
 
     def __init__(
         self,
@@ -146,6 +148,10 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
             **kwargs,
         )
         refuse_sharded_parameters(self)
+        if isinstance(prepared, StreamedPairs) and self.accelerator.dataloader_config.dispatch_batches is None:
+            # Each process reads the stream and keeps its own pairs. One that reads for all would have to glue batches
+            # together whose captions are padded to different lengths.
+            self.accelerator.dataloader_config.dispatch_batches = False
         if isinstance(prepared, StreamedPairs) and IDENTITY in args.weights:
             self.data_collator = KnownPersons(self.data_collator, cast(Any, self.model).config.num_identities)
         self.model_accepts_loss_kwargs = False
@@ -267,6 +273,31 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """As `Trainer`; `gradient_cache_chunk_size` gives the same gradient chunk by chunk."""
+        if not self._settled:
+            self._settled = True
+            self._settle_buckets(model, inputs)
+        return self._forward_backward(model, inputs, num_items_in_batch)
+
+    def _settle_buckets(self, model: nn.Module, inputs: dict[str, Tensor]) -> None:
+        """A backward pass for nothing, before the first step after a resume, where gradients are summed in buckets.
+
+        After its first one DDP sorts parameters into other buckets. Sums of more than two numbers depend on their
+        place in them, so an uninterrupted run, long past its first step, would differ in the last bits.
+        """
+        if self.resumed_from is None or self.args.world_size <= 2 or not hasattr(model, "require_backward_grad_sync"):
+            return
+        record, self.record = self.record, LossRecord()
+        synchronizes, model.require_backward_grad_sync = model.require_backward_grad_sync, True
+        device = self.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            self._forward_backward(model, inputs)
+        model.require_backward_grad_sync = synchronizes
+        model.zero_grad()
+        self.record = record
+
+    def _forward_backward(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         size = self.args.gradient_cache_chunk_size
         if not size:
             return super().training_step(model, inputs, num_items_in_batch)
