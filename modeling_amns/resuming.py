@@ -1,8 +1,11 @@
 """Where a resumed run goes on: at the pair after the last one that a step was made of, whatever was changed since."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -122,6 +125,25 @@ class ResumesExactly(Trainer):
         if self._resumed is None:
             return counted
         return self._place.epoch, 0 if self.args.ignore_data_skip else self._place.batches
+
+    def settle_buckets(self, model: nn.Module, work: Callable[[], object]) -> None:
+        """A forward and backward pass for nothing before the first step after a resume, where it decides bits.
+
+        After its first one DDP sorts parameters into other buckets. A sum of more than two numbers depends on its
+        place in them, so that an uninterrupted run, long past its first step, would differ in the last bits.
+
+        Args:
+            model: as it is wrapped.
+            work: the pass over the first batch.
+        """
+        if self.resumed_from is None or self.args.world_size <= 2 or not hasattr(model, "require_backward_grad_sync"):
+            return
+        synchronizes, model.require_backward_grad_sync = model.require_backward_grad_sync, True
+        device = self.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            work()
+        model.require_backward_grad_sync = synchronizes
+        model.zero_grad()
 
     def _evaluate_what_is_owed(self) -> None:
         """An epoch that ended with its checkpoint and without its evaluation is evaluated before the next begins."""

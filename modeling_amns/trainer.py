@@ -25,7 +25,7 @@ from .contract import (
     refuse_trainer_arguments,
 )
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
-from .data.sampler import IdentitySampler, RandomPairSampler
+from .data.sampler import IdentitySampler, RandomPairSampler, refuse_no_batch
 from .data.transforms import erase_boxes, jitter_colors
 from .ema import ImageTeacher
 from .gradient_cache import cached_backward
@@ -210,11 +210,8 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
             if args.train_sampling_strategy == "group_by_length":
                 lengths = [len(caption) for caption in pairs.dataset["caption"]]
             sampler = RandomPairSampler(len(pairs), args.sampling_seed, lengths, batch_size)
-        if args.dataloader_drop_last and len(sampler) < batch_size:
-            raise ValueError(
-                f"{len(sampler)} pairs are fewer than a batch of {batch_size} (of all processes together), so no step "
-                "would be made. Lower per_device_train_batch_size, or set dataloader_drop_last to false."
-            )
+        if args.dataloader_drop_last:
+            refuse_no_batch(len(sampler), batch_size)
         self.sampler = sampler
         return sampler
 
@@ -274,26 +271,11 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
     ) -> Tensor:
         """As `Trainer`; `gradient_cache_chunk_size` gives the same gradient chunk by chunk."""
         if not self._settled:
-            self._settled = True
-            self._settle_buckets(model, inputs)
+            self._settled, record = True, self.record
+            self.record = LossRecord()
+            self.settle_buckets(model, lambda: self._forward_backward(model, inputs))
+            self.record = record
         return self._forward_backward(model, inputs, num_items_in_batch)
-
-    def _settle_buckets(self, model: nn.Module, inputs: dict[str, Tensor]) -> None:
-        """A backward pass for nothing, before the first step after a resume, where gradients are summed in buckets.
-
-        After its first one DDP sorts parameters into other buckets. Sums of more than two numbers depend on their
-        place in them, so an uninterrupted run, long past its first step, would differ in the last bits.
-        """
-        if self.resumed_from is None or self.args.world_size <= 2 or not hasattr(model, "require_backward_grad_sync"):
-            return
-        record, self.record = self.record, LossRecord()
-        synchronizes, model.require_backward_grad_sync = model.require_backward_grad_sync, True
-        device = self.args.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            self._forward_backward(model, inputs)
-        model.require_backward_grad_sync = synchronizes
-        model.zero_grad()
-        self.record = record
 
     def _forward_backward(
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None

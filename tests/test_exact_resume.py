@@ -36,7 +36,7 @@ def test_one_process_goes_on_from_every_step_of_three_epochs(tmp_path, way):
 def test_several_processes_go_on_from_steps_of_every_epoch(tmp_path, processes, way):
     options = dict(WAYS[way])
     size = options.pop("per_device_train_batch_size", 8) // processes
-    found = launch(tmp_path, processes, walk=True, only=[1, 3, 4, 6, 8], per_device_train_batch_size=size, **options)
+    found = launch(tmp_path, processes, walk=True, only=[4, 6], per_device_train_batch_size=size, **options)
     assert found["wrong"] == []
     total = max(found["seen"])
-    assert found["resumes"] == 5 and found["steps"] == sum(total - step for step in (1, 3, 4, 6, 8))
+    assert found["resumes"] == 2 and found["steps"] == total - 4 + total - 6
