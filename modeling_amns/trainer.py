@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import TrainerCallback
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from .adapters import save_configuration
@@ -32,7 +31,7 @@ from .gradient_cache import cached_backward
 from .losses import IDENTITY
 from .masking import patch_scores, select_patches
 from .modeling_amns import AMNSPersonRetrievalOutput
-from .objective import LossRecord, NonFiniteLossError, loss_parts
+from .objective import LossRecord, NonFiniteLossError, StepKeeper, loss_parts
 from .protocols import PairProcessor
 from .pushes import PushesCheckpoints
 from .resuming import EpochTeller
@@ -41,28 +40,6 @@ from .training_args import AMNSTrainingArguments
 
 TEACHER_FILE = "teacher.safetensors"
 _BATCH = ("images", "input_ids", "attention_mask", "person_ids", "rows")
-
-
-class _StepKeeper(TrainerCallback):
-    """What happens once an optimizer step, whatever the accumulation: the check of the loss, the teacher's move."""
-
-    def __init__(self, trainer: "AMNSTrainer"):
-        self.trainer = trainer
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.record = LossRecord()
-        self.trainer._settled = False
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.record.start_step()
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.stop_if_not_finite()
-
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # A scaler that skipped the step on overflow left the student as it was.
-        if self.trainer.teacher is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
-            self.trainer.teacher.update(self.trainer.student)
 
 
 class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
@@ -158,7 +135,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         self.teacher: ImageTeacher | None = None
         self.record = LossRecord()
         self._start_teacher()
-        self.add_callback(_StepKeeper(self))
+        self.add_callback(StepKeeper(self))
         self.add_callback(EpochTeller(self))
 
     def _start_teacher(self) -> None:

@@ -53,6 +53,8 @@ HOOKS = {
     "hyperparameter_search": "hp_space compute_objective n_trials direction backend hp_name kwargs",
     "_hp_search_setup": "trial",
     "_get_train_sampler": "train_dataset",
+    "set_initial_training_values": "args dataloader",
+    "_init_training_state": ("max_steps num_update_steps_per_epoch num_train_epochs resume_from_checkpoint trial"),
     "_determine_best_metric": "metrics trial",
     "_save": "output_dir state_dict",
     "_save_checkpoint": "model trial",
