@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer
 
 from .configuration_amns import AMNSConfig
+from .disk import whole_folder
 from .extras import require
 from .modeling_amns import AMNSForPersonRetrieval
 from .protocols import MaskedEncoder
@@ -117,8 +118,9 @@ def merge_adapters(trainer: Trainer, folder: str | Path) -> bool:
     if not is_peft_model(model):
         return False
     if trainer.args.should_save:
-        model.save_pretrained(Path(folder) / ADAPTER_FOLDER)
-        save_configuration(model, Path(folder) / ADAPTER_FOLDER)
+        with whole_folder(Path(folder) / ADAPTER_FOLDER, last="adapter_config.json") as aside:
+            model.save_pretrained(aside)
+            save_configuration(model, aside)
     trainer.model = model.float().merge_and_unload()
     return True
 

@@ -1,12 +1,11 @@
 """Which checkpoints of a run are whole: a manifest is written after every process has finished its files."""
 
 import contextlib
-import errno
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -14,6 +13,7 @@ from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
 
+from . import disk
 from .resuming import ResumesExactly
 from .run_folder import check_wishes, checkpoints_in, delete_run, locked, refuse_foreign, refuse_used, set_back
 from .run_record import differences, make_record, pace_of, read_record, resumed_record, write_record
@@ -88,24 +88,11 @@ def last_whole_checkpoint(output_dir: str | Path) -> tuple[Path | None, dict[Pat
 
 
 def disk_full_message(error: BaseException, checkpoint: str | Path) -> str | None:
-    """A line for the user if an error while saving means that the disk is full, else `None`."""
-    text = f"{error} {error.__cause__ or ''}".lower()
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text
-    if not full and not ("write" in text and _free(checkpoint) < 2**20):
-        return None
+    """A line for the user if an error while saving means that the disk is full, else `None`; see `disk`."""
     whole, _ = last_whole_checkpoint(Path(checkpoint).parent)
-    kept = f"the last whole checkpoint is {whole}" if whole else "there is no earlier checkpoint"
-    return (
-        f"No space left on the disk while writing {checkpoint} ({_free(checkpoint) / 2**30:.2f} GiB free); {kept}. "
-        "Free some space or set save_total_limit, then resume with --resume_from_checkpoint true."
-    )
-
-
-def _free(path: str | Path) -> int:
-    path = Path(path)
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
+    kept = f"The last whole checkpoint is {whole}" if whole else "There is no earlier checkpoint"
+    advice = f"{kept}. Free some space or set save_total_limit, then resume with --resume_from_checkpoint true."
+    return disk.disk_full_message(error, checkpoint, advice)
 
 
 def check_resumable(checkpoint: str | Path) -> None:
@@ -160,7 +147,7 @@ class WholeCheckpoints(ResumesExactly):
     _saved_step: int | None = None
 
     def train(
-        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **kwargs: Any
+        self, resume_from_checkpoint: str | bool | None = None, trial: object = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
         """As `Trainer.train`; `resume_from_checkpoint=True` (or "true") takes the newest whole checkpoint.
 
@@ -178,7 +165,7 @@ class WholeCheckpoints(ResumesExactly):
             self.read_state(checkpoint, pace_of(read_record(checkpoint)) if checkpoint else None)
             inside = checkpoint is not None and Path(checkpoint).parent.resolve() == self._folder.resolve()
             self._saved_step = self._resumed.global_step if inside and self._resumed else None
-            return super().train(checkpoint, trial, *args, **kwargs)
+            return super().train(checkpoint, cast(Any, trial), *args, **kwargs)
 
     @property
     def _folder(self) -> Path:

@@ -11,6 +11,7 @@ if __name__ == "__main__":
     sys.exit(run_script("count.py", main))
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.machinery
@@ -21,10 +22,10 @@ import re
 import signal
 import sys
 import time
+import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, cast, get_type_hints
 
 import datasets
@@ -32,15 +33,22 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from transformers import HfArgumentParser
+from transformers.debug_utils import DebugOption
 from transformers.utils import logging
+
+from . import disk
+from .stops import Stops, is_first_process
 
 # What bad input, a full disk or a missing package raises; anything else is a fault of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, HTTPError, SafetensorError)
 # torch, accelerate and transformers raise RuntimeError or AssertionError for these.
 _SURROUNDINGS = re.compile(
     r"out of memory|alloc|CUDA|cuda|NVIDIA|NCCL|HIP|XPU|MPS|[Dd]evice|inline_container|PytorchStream|No space left"
-    r"|DataLoader worker|shared memory|pip install|to be installed",
+    r"|DataLoader worker|shared memory|pip install|to be installed|gloo|[Cc]onnection (closed|reset)",
 )
+# What one process says of another that has ended. What was sent to all of them at once, or the end of their launcher,
+# may be known there first; by so many seconds.
+_ENDED = {"DataLoader worker": 0.5, "gloo": 1.5, "NCCL": 1.5, "onnection closed": 1.5, "onnection reset": 1.5}
 _TRUTH = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 _LONGEST = 1000
 
@@ -55,7 +63,8 @@ class OptionParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types: Sequence[type], **options: Any):
-        super().__init__(cast(Any, dataclass_types), **{"usage": "%(prog)s [options]", **options})
+        texts = {"usage": "%(prog)s [options]", "epilog": "--debug shows where an error came from."}
+        super().__init__(cast(Any, dataclass_types), **{**texts, **options})
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         hints = get_type_hints(dtype)
@@ -164,8 +173,9 @@ def run_script(name: str, main: Callable[[], int], errors: tuple[type[Exception]
         errors: kinds that are the user's besides `USER_ERRORS`.
     Returns:
         what `main` returns; 1 after an error of the user or the machine, 130 after Ctrl-C, 143 after SIGTERM. Other
-        errors are raised.
+        errors are raised. With `--debug`, which is taken out of `sys.argv`, the traceback stands above the line.
     """
+    debug = _take_debug(sys.argv)
     # A file name may hold characters that the console has not: after the work is no time to find out.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -173,63 +183,41 @@ def run_script(name: str, main: Callable[[], int], errors: tuple[type[Exception]
     if not sys.stderr.isatty():  # a log file gets no line for each step of a bar
         logging.disable_progress_bar()
         datasets.disable_progress_bars()
-    stops = _Stops()
+    stops = Stops()
     try:
         with stops:
             try:
                 code = main()
             except Exception as error:
-                if "DataLoader worker" in str(error):
-                    time.sleep(0.5)  # what was sent to all processes at once may have reached a worker first
+                time.sleep(next((seconds for text, seconds in _ENDED.items() if text in str(error)), 0.0))
                 raise
             sys.stdout.flush()
             return code
     except KeyboardInterrupt:
-        return _fail(name, "stopped.", 128 + (stops.received or signal.SIGINT))
+        return _stopped(name, stops, debug)
     except BrokenPipeError as error:
-        if not _stdout_is_closed():
-            return _fail(name, error_line(error), 1)
-        # Whoever read the output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        # Unless it was another pipe, whoever read the output has seen enough.
+        return 1 if _give_up_output() else _fail(name, error_line(error), 1, debug)
     except Exception as error:
         if stops.received:  # it broke what was being done
-            return _fail(name, "stopped.", 128 + stops.received)
+            return _stopped(name, stops, debug)
         surroundings = isinstance(error, (RuntimeError, AssertionError)) and _SURROUNDINGS.search(str(error))
-        if surroundings or isinstance(error, (*USER_ERRORS, *errors)):
-            return _fail(name, error_line(error), 1)
+        if surroundings or disk.names_no_room(error) or isinstance(error, (*USER_ERRORS, *errors)):
+            return _fail(name, error_line(error), 1, debug)
         raise
 
 
-class _Stops:
-    """While it lasts SIGTERM ends the program as Ctrl-C does; which of them came is in `received`."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._process = os.getpid()
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._stop)
-        except ValueError:
-            self._before.clear()  # not the main thread: signals are somebody else's
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            # A second one, while things are put away, ends at once.
-            signal.signal(number, signal.SIG_DFL if self.received else handler)
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a forked worker: as if nobody had asked
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        self.received = number
-        if hasattr(signal, "SIGCHLD"):  # workers that end with us are no error, as torch would have it
-            signal.signal(signal.SIGCHLD, lambda *_: None)
-        raise KeyboardInterrupt
+def _take_debug(words: list[str]) -> bool:
+    """Takes `--debug` out of a command line; with one of transformers' own values behind it is an option of theirs."""
+    values = {option.value for option in DebugOption}
+    found = [
+        place
+        for place, word in enumerate(words)
+        if place and word == "--debug" and not values.intersection(words[place + 1 : place + 2])
+    ]
+    for place in reversed(found):
+        del words[place]
+    return bool(found)
 
 
 def error_line(error: BaseException) -> str:
@@ -253,6 +241,8 @@ def error_line(error: BaseException) -> str:
         )
     if isinstance(error, MemoryError) and not text:
         text = "out of memory."
+    if not isinstance(error, disk.DiskFullError) and disk.names_no_room(error):
+        text = f"no space left on the disk: {text}"
     text = printable(text or type(error).__name__)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
@@ -289,15 +279,28 @@ def stand_aside(name: str, file: str) -> None:
     spec.loader.exec_module(library)
 
 
-def _fail(name: str, line: str, code: int) -> int:
-    print(f"{name}: {line}", file=sys.stderr)
+def _stopped(name: str, stops: Stops, debug: bool) -> int:
+    code = 128 + (stops.received or signal.SIGINT)
+    # All processes of a run are stopped together; one says so.
+    return _fail(name, "stopped.", code, debug) if is_first_process() or debug else code
+
+
+def _fail(name: str, line: str, code: int, debug: bool) -> int:
+    """Says why the program ends; called while the error is being handled."""
+    with contextlib.suppress(OSError):  # nowhere to say it
+        if debug:
+            traceback.print_exc()
+        print(f"{name}: {line}", file=sys.stderr)
+    _give_up_output()
     return code
 
 
-def _stdout_is_closed() -> bool:
+def _give_up_output() -> bool:
+    """Whether nothing can be printed any more: then nothing is tried, neither at the end of the interpreter."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
 

@@ -36,7 +36,7 @@ class ImageTeacher(AveragedModel):
     (1 - m) would vanish in bfloat16.
 
     Args:
-        model: the student, an `AMNSModel`, of which it copies the image side (`image_tower`).
+        model: the student, an `AMNSModel`, of which it copies the image side (`image_side`).
         decay: final m, in [0, 1).
     """
 
@@ -44,7 +44,7 @@ class ImageTeacher(AveragedModel):
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), found {decay}.")
         self.decay = decay
-        super().__init__(model.image_tower(), multi_avg_fn=self._average)
+        super().__init__(model.image_side(), multi_avg_fn=self._average)
         self.requires_grad_(False)
         if next(self.module.parameters()).dtype in (torch.bfloat16, torch.float16):
             self.float()
@@ -68,7 +68,7 @@ class ImageTeacher(AveragedModel):
 
     def update(self, model: MaskedEncoder) -> None:
         """Averages the student in; call it once after each optimizer step."""
-        self.update_parameters(_InTypesOf(model.image_tower(), self.module))
+        self.update_parameters(_InTypesOf(model.image_side(), self.module))
 
     @property
     def _tower(self) -> ImageTower:

@@ -16,6 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .cards import PICTURES, dataset_card, model_card
 from .data.benchmarks import known_benchmark, load_benchmark
+from .disk import names_full_disk
 from .loading import load_checkpoint
 from .markdown import markdown_table
 from .report import find_report
@@ -55,19 +56,19 @@ def stage_checkpoint(
     checkpoint, folder = Path(checkpoint), Path(folder)
     check_pushable(checkpoint, repo_id)
     model, processor = load_checkpoint(checkpoint)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
     report, shown = find_report(checkpoint), []
     # Figures and pictures that belong to other weights, or whose run is not known, stay behind.
-    if report is not None:
-        report.save(folder)
-        if pictures or (pictures is None and report.synthetic):
-            shown = [name for name in PICTURES if (checkpoint / name).is_file()]
-    for name in shown:
-        shutil.copy(checkpoint / name, folder / name)
-    model_card(checkpoint, repo_id, license, shown, license_name, license_link, tags, report=report).save(
-        folder / "README.md"
-    )
+    if report is not None and (pictures or (pictures is None and report.synthetic)):
+        shown = [name for name in PICTURES if (checkpoint / name).is_file()]
+    card = model_card(checkpoint, repo_id, license, shown, license_name, license_link, tags, report=report)
+    with names_full_disk(folder):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        if report is not None:
+            report.save(folder)
+        for name in shown:
+            shutil.copy(checkpoint / name, folder / name)
+        card.save(folder / "README.md")
 
 
 def check_pushable(checkpoint: str | Path, repo_id: str) -> None:

@@ -194,7 +194,7 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         """Rows and columns of the patches."""
         return self.config.vision_config.grid_size
 
-    def image_tower(self) -> AMNSImageTower:
+    def image_side(self) -> AMNSImageTower:
         """Image encoder and projection as one module, shared and not copied: what a teacher averages."""
         return AMNSImageTower(self.vision_model, self.visual_projection)
 

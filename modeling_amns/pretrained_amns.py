@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, overload
 
@@ -9,6 +10,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import PrefixChange
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.loading_report import LoadStateDictInfo
 from typing_extensions import Self
 
 from .configuration_amns import AMNSConfig, AMNSVisionConfig, as_config
@@ -17,6 +19,9 @@ from .configuration_amns import AMNSConfig, AMNSVisionConfig, as_config
 _LOCATION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "revision", "subfolder")
 # What a configuration would absorb although it says how weights are loaded; transformers' Auto classes do the same.
 _LOADING_ARGUMENTS = ("dtype", "torch_dtype", "quantization_config")
+
+# Of a dual encoder, plain or trained, what an encoder has not; its own part has lost its prefix when this is asked.
+_OTHER_PARTS = re.compile(r"(amns\.)?((vision|text)_model\.|(visual|text)_projection\.|logit_scale$|classifier\.)")
 
 
 class LoadsItsGrid(PreTrainedModel):
@@ -140,10 +145,11 @@ class PartOfDualEncoder(PreTrainedModel):
             [PrefixChange(prefix_to_remove="amns"), PrefixChange(prefix_to_remove=cls.part_name)],
             overwrite=True,
         )
-        others = {"vision_model", "text_model"} - {cls.part_name} | {"visual_projection", "text_projection"}
-        cls._keys_to_ignore_on_load_unexpected = [
-            rf"^(amns\.)?({'|'.join(sorted(others))}|logit_scale|classifier)(\.|$)"
-        ]
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: LoadStateDictInfo) -> None:
+        # Not by `_keys_to_ignore_on_load_unexpected`, which a dual encoder would take over from its parts.
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        loading_info.unexpected_keys = {name for name in loading_info.unexpected_keys if not _OTHER_PARTS.match(name)}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any

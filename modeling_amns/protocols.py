@@ -59,7 +59,7 @@ class MaskedEncoder(Embedder, Protocol):
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of the patches."""
 
-    def image_tower(self) -> nn.Module:
+    def image_side(self) -> nn.Module:
         """The modules that embed images, shared and not copied; an `ImageTower`."""
 
     def get_image_features(

@@ -32,6 +32,7 @@ from .checkpoints import asked_for, missing_parts
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
+from .disk import whole_file
 from .evaluation import EmbeddedSplit
 from .loading import check_fit
 from .losses import IDENTITY
@@ -203,7 +204,8 @@ def _run(
         # Whose figures these are, so that a card never shows them beside other weights.
         report.weights_sha256 = weights_sha256(folder)
         report.save(folder)
-        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        with whole_file(folder / "trainer_state.json") as part:
+            trainer.state.save_to_json(str(part))
         _draw(trainer, processor, embedded, test)
     return trainer, report
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers.utils import logging
 
+from .disk import write_whole
 from .markdown import markdown_table
 
 logger = logging.get_logger(__name__)
@@ -139,10 +139,7 @@ class RunReport:
         """Writes `results.json`, whole or not at all."""
         content = asdict(self)
         content |= content.pop("more") | {"best": dict(self.best), "last": dict(self.last)}
-        file = Path(folder) / RESULTS
-        part = file.with_name(f".{RESULTS}.{os.getpid()}.part")
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, file)
+        write_whole(Path(folder) / RESULTS, json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunReport":

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from .cards import PICTURES, model_card
+from .disk import names_full_disk
 from .report import RESULTS
 
 # What an earlier push may have left of which this one has none: reports, and weights in more than one file.
@@ -41,7 +42,8 @@ def push_model(
     api = client(token if isinstance(token, str) else None)
     repo_id = make_repository(api, repo_id, private, None if create_pr else revision)
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        with names_full_disk(folder):
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
         model_card(folder, repo_id, tags=tags).save(Path(folder) / "README.md")
         return api.upload_folder(
             repo_id=repo_id,

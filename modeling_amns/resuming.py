@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -117,13 +117,16 @@ class ResumesExactly(Trainer):
         num_update_steps_per_epoch: int,
         num_train_epochs: int,
         resume_from_checkpoint: str | None,
-        trial: Any,
+        trial: object,
     ) -> tuple[int, int]:
         counted = super()._init_training_state(
-            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, cast(Any, trial)
         )
         if self._resumed is None:
             return counted
+        # The state brings those of the run before; what is asked for now counts.
+        self.state.compute_steps(self.args, max_steps)
+        self.state.train_batch_size = self._train_batch_size
         return self._place.epoch, 0 if self.args.ignore_data_skip else self._place.batches
 
     def settle_buckets(self, model: nn.Module, work: Callable[[], object]) -> None:
@@ -138,11 +141,12 @@ class ResumesExactly(Trainer):
         """
         if self.resumed_from is None or self.args.world_size <= 2 or not hasattr(model, "require_backward_grad_sync"):
             return
-        synchronizes, model.require_backward_grad_sync = model.require_backward_grad_sync, True
+        parallel = cast(Any, model)
+        synchronizes, parallel.require_backward_grad_sync = parallel.require_backward_grad_sync, True
         device = self.args.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             work()
-        model.require_backward_grad_sync = synchronizes
+        parallel.require_backward_grad_sync = synchronizes
         model.zero_grad()
 
     def _evaluate_what_is_owed(self) -> None:
@@ -170,10 +174,12 @@ class EpochTeller(TrainerCallback):
         self.epoch = 0
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """The first epoch is that of the place to go on at."""
         self.epoch = self.trainer._place.epoch
         self.trainer._evaluate_what_is_owed()
 
     def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Each further one is the next."""
         if self.trainer.sampler is not None:
             self.trainer.sampler.set_epoch(self.epoch)
         self.epoch += 1

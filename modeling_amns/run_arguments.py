@@ -72,6 +72,8 @@ class ModelArguments(AdapterArguments):
 def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, ModelArguments, AMNSTrainingArguments]:
     """Reads `--config FILE.yaml` and the options that override its fields.
 
+    A `--model_name_or_path` overrides the fields that describe a model from scratch.
+
     Raises:
         ValueError: the recipe is no mapping of fields, or has a field that does not exist.
         FileNotFoundError: there is no such recipe.
@@ -84,7 +86,11 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
     known, _ = parser.parse_known_args(arguments)
     if known.config:
         switches = {action.dest for action in parser._actions if action.type is string_to_bool}
-        parser.set_defaults(**read_recipe(known.config, {action.dest for action in parser._actions}, switches))
+        recipe = read_recipe(known.config, {action.dest for action in parser._actions}, switches)
+        if known.model_name_or_path:
+            # A start that the command line names takes the place of the new model that the recipe describes.
+            recipe = {name: value for name, value in recipe.items() if name not in FROM_SCRATCH_OPTIONS}
+        parser.set_defaults(**recipe)
     data, start, args, _ = parser.parse_all(arguments)
     return data, start, args
 

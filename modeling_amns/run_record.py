@@ -53,7 +53,7 @@ def make_record(trainer: Trainer, options: Mapping[str, Any] = {}) -> dict[str, 
     if isinstance(trainer.train_dataset, StreamedPairs):
         # The order of a stream depends on who reads which part of it.
         given["dataloader_num_workers"] = args.dataloader_num_workers
-    record = {
+    record: dict[str, Any] = {
         "run": uuid.uuid4().hex,
         "options": given,
         "noted": {name: getattr(args, name, None) for name in NOTED},
@@ -197,7 +197,8 @@ _SIZES = (
 )
 
 
-def _tokenizer(tokenizer: Any) -> str | None:
+def _tokenizer(given: object) -> str | None:
+    tokenizer = cast(Any, given)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())

@@ -26,6 +26,7 @@ from .contract import (
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
 from .data.sampler import IdentitySampler, RandomPairSampler, refuse_no_batch
 from .data.transforms import erase_boxes, jitter_colors
+from .disk import RESUME, whole_model
 from .ema import ImageTeacher
 from .gradient_cache import cached_backward
 from .losses import IDENTITY
@@ -359,9 +360,11 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            save_configuration(self.accelerator.unwrap_model(self.model), output_dir or str(self.args.output_dir))
+        if not self.args.should_save:
+            return super()._save(output_dir, state_dict)
+        with whole_model(output_dir or str(self.args.output_dir), RESUME) as folder:
+            super()._save(str(folder), state_dict)
+            save_configuration(self.accelerator.unwrap_model(self.model), folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

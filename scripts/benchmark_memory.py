@@ -10,6 +10,7 @@ from modeling_amns.gradient_cache import cached_backward
 from modeling_amns.losses import bsdm, matching_loss
 from modeling_amns.markdown import markdown_table
 from modeling_amns.memory import PeakMemory
+from modeling_amns.stops import without_interrupts
 
 
 def step_memory(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[int, int, float]:
@@ -23,7 +24,9 @@ def step_memory(sizes: dict, batch_size: int, chunk_size: int, device: str) -> t
     Returns:
         peak memory before and after the step in MiB, and its seconds.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with without_interrupts():
+        workers = multiprocessing.get_context("spawn").Pool(1)
+    with workers as pool:
         return pool.apply(_step, (sizes, batch_size, chunk_size, device))
 
 

@@ -4,6 +4,9 @@ python scripts/export.py outputs/quickstart exported --int8 --benchmark syntheti
 python exported/amns_onnx.py FOLDER_OF_IMAGES "a woman in a red coat with a black backpack"
 """
 
+import modeling_amns  # noqa: F401  before all that is slow: Ctrl-C ends it in one line from here on
+
+# isort: split
 import json
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ from transformers.utils import logging
 
 from modeling_amns.cli import parse, run_script
 from modeling_amns.data.sources import SourceArguments
+from modeling_amns.disk import whole_file, write_whole
 from modeling_amns.export import compare, export_onnx, export_programs
 from modeling_amns.loading import load_checkpoint
 from modeling_amns.report import figures_table
@@ -58,12 +62,13 @@ def main() -> int:
     report: dict[str, object] = {"model": checkpoint, "largest_deviation": deviations}
     if options.torch_export:
         for name, program in export_programs(model).items():
-            torch.export.save(program, folder / f"{name}_encoder.pt2")
+            with whole_file(folder / f"{name}_encoder.pt2") as part:
+                torch.export.save(program, part)
     rows = {}
     if split is not None:
         rows = compare(model, processor, folder, split, options.batch_size, progress=True)
         report |= {"benchmark": source.name, "split": options.split, "rows": rows}
-    (folder / "export.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "export.json", json.dumps(report, indent=2) + "\n")
     shown = ", ".join(f"{name} {value:.1e}" for name, value in deviations.items())
     print(f"{folder}: ONNX and PyTorch differ by at most {shown} in an entry of an embedding")
     if rows:

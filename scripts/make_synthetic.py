@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from modeling_amns.cli import parse, run_script
 from modeling_amns.data.benchmarks import BENCHMARKS
 from modeling_amns.data.synthetic import LAYOUTS, make_synthetic_benchmark
+from modeling_amns.disk import names_full_disk
 
 
 @dataclass
@@ -62,7 +63,8 @@ def write_sheet(folder: Path, layout: str, file: str, count: int, columns: int =
         for caption in record["captions"][:2]:
             lines += textwrap.wrap(f"- {caption}", 38)
         pen.multiline_text((x + 6, y + tall + 8), "\n".join(lines[:13]), "black", font, spacing=1)
-    sheet.save(file)
+    with names_full_disk(file):
+        sheet.save(file)
 
 
 def main() -> int:

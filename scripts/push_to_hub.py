@@ -5,6 +5,9 @@ python scripts/push_to_hub.py outputs/quickstart ORG/NAME --private
 python scripts/push_to_hub.py cuhk-pedes ORG/NAME --dataset_card --dry_run
 """
 
+import modeling_amns  # noqa: F401  before all that is slow: Ctrl-C ends it in one line from here on
+
+# isort: split
 import sys
 import tempfile
 from dataclasses import dataclass, field

@@ -10,6 +10,9 @@ import sys
 # Read when torch loads OpenMP: threads that spin while they wait slow a CPU that is shared with other work tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import modeling_amns  # noqa: F401  before all that is slow: Ctrl-C ends it in one line from here on
+
+# isort: split
 from accelerate import PartialState
 from transformers.utils import logging
 

@@ -180,7 +180,7 @@ def test_attention_scores_of_no_layer_are_an_error(model, pixels):
 
 
 def test_the_image_tower_shares_the_models_modules_and_embeds_patches_as_the_pooled_token(model, pixels):
-    tower = model.image_tower()
+    tower = model.image_side()
     assert set(tower.state_dict()) == {
         name for name in model.state_dict() if name.startswith(("vision_model.", "visual_projection."))
     }

@@ -405,3 +405,10 @@ def test_it_is_annotated_for_those_who_ask(processor):
     hints = AMNSProcessor.__call__.__annotations__
     assert {"images", "text", "return"} <= set(hints)
     assert hints["kwargs"].__args__[0] is AMNSProcessor.valid_processor_kwargs
+
+
+def test_what_is_loaded_equals_what_was_saved(tmp_path, processor):
+    processor.save_pretrained(tmp_path)
+    assert AMNSProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+    # The folder itself says where its code lies.
+    assert "AMNSProcessor" in (tmp_path / "processor_config.json").read_text().split('"auto_map"')[1]

@@ -119,7 +119,9 @@ def test_a_best_epoch_that_is_gone_gives_way_to_the_last_and_the_report_says_so(
 
     monkeypatch.setattr(recipe.AMNSTrainer, "evaluate", selected)
     monkeypatch.setattr(recipe.AMNSTrainer, "_save_checkpoint", lost)
-    _, report = recipe.run(DataArguments(data_root=str(root)), start(), arguments(tmp_path / "run", num_train_epochs=2))
+    _, report = recipe.run(
+        DataArguments(data_root=str(root)), start(), arguments(tmp_path / "run", num_train_epochs=2)
+    )
     assert "The best epoch, of step 6, has no whole checkpoint any more" in caplog.text
     assert report.selected_on is None and report.best == report.last and report.best.epoch == 2.0
     assert report.figures == figures_of(tmp_path / "run", root) == figures_of(tmp_path / "run" / "checkpoint-12", root)

@@ -74,3 +74,16 @@ def test_shares_of_a_training_may_select_an_epoch_and_steps_that_never_meet_may_
     else:
         with pytest.raises(ValueError, match=message):
             check_selection(args)
+
+
+def test_a_start_on_the_command_line_takes_the_place_of_the_recipes_new_model(tmp_path):
+    words = ["--config", "quickstart", "--output_dir", str(tmp_path)]
+    _, new, _ = parse_arguments(words)
+    _, start, _ = parse_arguments([*words, "--model_name_or_path", "org/start"])
+    assert new.vision_config and not start.vision_config and start.image_size == new.image_size
+    with pytest.raises(ValueError, match="projection_dim can't be used: the run starts from org/start"):
+        parse_arguments([*words, "--model_name_or_path", "org/start", "--projection_dim", "64"])
+    both = tmp_path / "both.yaml"
+    both.write_text("model_name_or_path: org/start\nvocab_size: 600\n")
+    with pytest.raises(ValueError, match="vocab_size can't be used: the run starts from org/start"):
+        parse_arguments(["--config", str(both), "--output_dir", str(tmp_path)])

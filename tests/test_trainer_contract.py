@@ -17,6 +17,7 @@ from modeling_amns.data.collator import PairCollator
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.losses import itc, matching_loss, register_loss
 from modeling_amns.pushes import PushesCheckpoints
+from modeling_amns.resuming import ResumesExactly
 from modeling_amns.splits import EvaluatesSplits
 from modeling_amns.training_args import REFUSED
 
@@ -67,7 +68,14 @@ HOOKS = {
     "_push_from_checkpoint": "checkpoint_folder",
 }
 # What we call or read of it besides.
-USED = ("_get_output_dir", "_finish_current_push", "_prepare_inputs", "compute_loss_context_manager", "save_state")
+USED = (
+    "_get_output_dir",
+    "_evaluate",
+    "_finish_current_push",
+    "_prepare_inputs",
+    "compute_loss_context_manager",
+    "save_state",
+)
 
 
 def test_each_option_of_transformers_is_sorted():
@@ -110,7 +118,8 @@ def test_the_hooks_of_trainer_are_as_we_know_them(name):
 
 
 def test_no_hook_is_overridden_without_being_known():
-    own = {name for kind in (AMNSTrainer, EvaluatesSplits, PushesCheckpoints, WholeCheckpoints) for name in vars(kind)}
+    kinds = (AMNSTrainer, EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesExactly)
+    own = {name for kind in kinds for name in vars(kind)}
     overridden = {name for name in own if callable(getattr(Trainer, name, None)) and name in vars(Trainer)}
     assert overridden == set(HOOKS)
 

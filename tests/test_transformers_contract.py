@@ -94,6 +94,17 @@ def test_a_missing_weight_is_named_and_starts_anew(model_class, tmp_path):
 
 
 @pytest.mark.parametrize("model_class", CLASSES)
+def test_a_weight_that_has_no_place_is_named(model_class, tmp_path):
+    build(model_class).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    last = [name for name in weights if "layers.2." in name]
+    left_over = {name.replace("layers.2.", "layers.3."): weights[name].clone() for name in last}
+    save_file({**weights, **left_over}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    _, info = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["unexpected_keys"] == left_over.keys() and not info["missing_keys"]
+
+
+@pytest.mark.parametrize("model_class", CLASSES)
 @pytest.mark.parametrize(
     "asked, dtype",
     [
@@ -156,6 +167,14 @@ def test_gradient_checkpointing_reaches_every_parameter(model_class):
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 30
     assert all(torch.allclose(gradients[0][name], gradients[1][name], atol=1e-6) for name in gradients[0])
+
+
+def test_transformers_finds_the_encoders_of_a_dual_encoder():
+    trained = build(AMNSForPersonRetrieval)
+    for model in (trained, trained.amns):
+        assert model.get_encoder(modality="image") is trained.amns.vision_model
+    # Names by which transformers and its tests look for an encoder.
+    assert not any(hasattr(trained.amns, name) for name in ("vision_tower", "visual", "vision_encoder", "image_tower"))
 
 
 @pytest.mark.parametrize("model_class", CLASSES)

@@ -64,11 +64,18 @@ class OnnxRetrieval:
         folder: what `scripts/export.py` wrote.
         int8: take the quantised encoders.
         providers: execution providers of onnxruntime; default the CPU's.
+        encoders: which of the two to read.
     Raises:
         FileNotFoundError: the folder is no export, or was exported without `--int8`.
     """
 
-    def __init__(self, folder: str | Path, int8: bool = False, providers: Sequence[str] | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        int8: bool = False,
+        providers: Sequence[str] | None = None,
+        encoders: Sequence[str] = ("image", "text"),
+    ):
         folder = Path(folder)
         if not (folder / PREPROCESSING_FILE).is_file():
             raise FileNotFoundError(f"{folder} has no {PREPROCESSING_FILE}; write it with scripts/export.py.")
@@ -76,7 +83,8 @@ class OnnxRetrieval:
         self.image, self.text = parameters["image"], parameters["text"]
         self.dimension = parameters["embedding"]["dimension"]
         self.sessions = {}
-        for encoder, files in parameters["models"].items():
+        for encoder in encoders:
+            files = parameters["models"][encoder]
             file = folder / files.get("int8" if int8 else "fp32", "")
             if not file.is_file():
                 raise FileNotFoundError(

@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..configuration_amns import AMNSConfig
+from ..disk import whole_folder, write_whole
 from ..evaluation import evaluate_retrieval
 from ..extras import require
+from ..fingerprint import model_fingerprint
 from ..loading import check_fit, end_token_id
 from ..modeling_amns import AMNSModel
 from ..processing_amns import AMNSProcessor
@@ -148,33 +150,32 @@ def export_onnx(
         ImportError: onnx, onnxscript or onnxruntime is missing.
         ValueError: the processor does not make what the model takes.
         RuntimeError: an exported encoder differs from the model by more than `TOLERANCE`.
+        modeling_amns.disk.DiskFullError: it does not fit; an earlier export in the folder is as it was.
     """
     check_fit(model, processor)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, "onnx", "Export to ONNX")
     from .amns_onnx import PREPROCESSING_FILE
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in (folder / PREPROCESSING_FILE, *folder.glob("*_encoder*.onnx*"), *folder.glob("*_encoder.pt2")):
-        old.unlink(missing_ok=True)
     deviations, files = {}, {}
-    for name, encoder in encoders(model).items():
-        file = folder / f"{name}_encoder.onnx"
-        deviations[name] = _write_onnx(name, encoder, file)
-        files[name] = {"fp32": file.name}
-        if int8:
-            files[name]["int8"] = f"{name}_encoder.int8.onnx"
-            _quantize(file, folder / files[name]["int8"], _weight_bytes(encoder.module) > SINGLE_FILE_BYTES)
-    # A copy, because a tokenizer remembers how it padded and cut last.
-    tokenizer = copy.deepcopy(processor.tokenizer.backend_tokenizer)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    shutil.copy(Path(__file__).with_name("amns_onnx.py"), folder)
-    # Last, because it is what makes the folder a whole export.
-    parameters = preprocessing(model, processor, files)
-    (folder / PREPROCESSING_FILE).write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+    # Of an earlier export, which stays whole until this one is.
+    earlier = ("*_encoder*.onnx*", "*_encoder.pt2", "export.json")
+    with whole_folder(folder, last=PREPROCESSING_FILE, replaces=earlier) as aside:
+        for name, encoder in encoders(model).items():
+            file = aside / f"{name}_encoder.onnx"
+            deviations[name] = _write_onnx(name, encoder, file)
+            files[name] = {"fp32": file.name}
+            if int8:
+                files[name]["int8"] = f"{name}_encoder.int8.onnx"
+                _quantize(file, aside / files[name]["int8"], _weight_bytes(encoder.module) > SINGLE_FILE_BYTES)
+        # A copy, because a tokenizer remembers how it padded and cut last.
+        tokenizer = copy.deepcopy(processor.tokenizer.backend_tokenizer)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.save(str(aside / "tokenizer.json"))
+        shutil.copy(Path(__file__).with_name("amns_onnx.py"), aside)
+        parameters = {**preprocessing(model, processor, files), "weights": model_fingerprint(model)}
+        write_whole(aside / PREPROCESSING_FILE, json.dumps(parameters, indent=2) + "\n")
     return deviations
 
 
@@ -289,7 +290,7 @@ def _write_onnx(name: str, encoder: Encoder, file: Path) -> float:
     def run(inputs: dict[str, Tensor]) -> Tensor:
         return torch.from_numpy(session.run(None, {key: value.numpy() for key, value in inputs.items()})[0])
 
-    return _largest_deviation(f"{file}, run by onnxruntime,", encoder, run)
+    return _largest_deviation(f"{file.name}, run by onnxruntime,", encoder, run)
 
 
 def _largest_deviation(what: str, encoder: Encoder, run: Callable[[dict[str, Tensor]], Tensor]) -> float:

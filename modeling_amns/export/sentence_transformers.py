@@ -20,6 +20,7 @@ model.similarity(model.encode(["a woman in a red coat"]), model.encode(images))
 import tempfile
 from pathlib import Path
 
+from ..disk import whole_folder
 from ..extras import require
 from ..loading import load_checkpoint
 
@@ -45,7 +46,8 @@ def export_sentence_transformer(checkpoint: str | Path, folder: str | Path) -> N
         modules = [Transformer(whole), Normalize()]
         exported = package.SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine")
         # The card that sentence-transformers would write shows sentences about the weather.
-        exported.save(str(folder), create_model_card=False)
+        with whole_folder(folder, last="modules.json") as aside:
+            exported.save(str(aside), create_model_card=False)
 
 
 __all__ = ["export_sentence_transformer"]

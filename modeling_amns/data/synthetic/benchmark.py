@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from datasets.utils import tqdm
 
+from ...disk import names_full_disk, write_whole
 from ..benchmarks import BENCHMARKS, SYNTHETIC_MARK, Benchmark
 from ..records import SPLITS
 from .camera import CAMERAS, Shot, draw_shot
@@ -201,10 +202,11 @@ def make_synthetic_benchmark(
         for identity, (split, person) in enumerate(_number_people(seed, counts))
         if split in known.splits
     ]
-    (folder / known.images).mkdir(exist_ok=True)
-    records = _draw_all(tasks, images_per_identity, num_workers)
-    _write_whole(folder / "README.md", _readme(about, {split: counts[split] for split in known.splits}))
-    _write_whole(annotation, json.dumps(records, indent=1) + "\n")
+    with names_full_disk(folder):
+        (folder / known.images).mkdir(exist_ok=True)
+        records = _draw_all(tasks, images_per_identity, num_workers)
+        write_whole(folder / "README.md", _readme(about, {split: counts[split] for split in known.splits}))
+        write_whole(annotation, json.dumps(records, indent=1) + "\n")
     return folder
 
 
@@ -244,21 +246,16 @@ def _claim(folder: Path, about: dict, layout: str) -> bool:
                 "Pass another root, or delete that folder."
             )
         return True
-    if folder.exists() and any(folder.iterdir()):
-        names = sorted(path.name for path in folder.iterdir())
+    # A text that was being written when the process was killed is nobody's.
+    names = sorted(path.name for path in folder.iterdir() if ".part" not in path.suffixes) if folder.exists() else []
+    if names:
         raise FileExistsError(
             f"{layout}: {folder} holds {', '.join(names[:4] + ['...'] * (len(names) > 4))} and no {SYNTHETIC_MARK}, "
             "so it is not a synthetic benchmark and may be the real one. Pass another root; nothing was written."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(card, json.dumps(about, indent=2) + "\n")
+    write_whole(card, json.dumps(about, indent=2) + "\n")
     return False
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(part, path)
 
 
 @dataclass(frozen=True)
