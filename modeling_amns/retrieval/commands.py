@@ -212,7 +212,7 @@ def _print(gallery: PersonGallery, hits: list[Any], options: argparse.Namespace)
     from .pages import as_html, as_json, as_lines, as_sheet, read_file
 
     root = gallery.source
-    read = read_file(root or Path())
+    read = read_file(root)
     shown_root = root if (options.folder / SETTINGS).is_file() else options.folder
 
     def place(path: str) -> str:

@@ -177,11 +177,7 @@ class ExportedEncoder:
 
     def embed_images(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, dict[int, str]]:
         """See `Encoder`."""
-        import io
-
-        from PIL import Image
-
-        from ..export.amns_onnx import readable_formats
+        from ..export.amns_onnx import open_image
 
         model, faults = self._model("image"), {}
         pixels, parts = [], [np.zeros((0, self.dimension), np.float32)]
@@ -192,7 +188,8 @@ class ExportedEncoder:
                 elif image.get("bytes") is None:
                     pixels.append(model.pixels(image["path"]))
                 else:
-                    pixels.append(model.pixels(Image.open(io.BytesIO(image["bytes"]), formats=readable_formats())))
+                    with open_image(image["bytes"]) as opened:
+                        pixels.append(model.pixels(opened))
             # Pillow's plugins raise whatever a broken file leads them to.
             except Exception as error:
                 faults[number] = str(error)

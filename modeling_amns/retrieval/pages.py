@@ -147,13 +147,15 @@ def as_sheet(hits: Sequence[Hit], title: str, read: Callable[[str], "Image.Image
     return sheet
 
 
-def read_file(root: Path) -> Callable[[str], "Image.Image"]:
-    """A function that reads images by their path in a gallery of a folder."""
+def read_file(root: Path | None) -> Callable[[str], "Image.Image"]:
+    """A function that reads images by their path in a gallery of a folder; paths that leave it are a ValueError."""
 
     def read(path: str) -> "Image.Image":
         from ..data.images import decode_image
 
-        return decode_image({"path": str(root / path), "bytes": None})
+        if root is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
+            raise ValueError(f"{path} leaves {root}, the folder of the gallery's images.")
+        return decode_image({"path": str((root or Path()) / path), "bytes": None})
 
     return read
 
