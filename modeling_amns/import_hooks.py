@@ -21,6 +21,7 @@ class WhenImported(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """As `MetaPathFinder`: the spec that others find, its loader calling back."""
         if fullname != self.name:
             return None
         sys.meta_path.remove(self)
