@@ -12,6 +12,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init_
 extras = {
     "onnx": ["onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
     "peft": ["peft>=0.18"],
+    "search": ["lancedb>=0.40", "filelock>=3.20"],
     "sentence-transformers": ["sentence-transformers>=6.0"],
     "tensorboard": ["tensorboard>=2.18"],
     "trackio": ["trackio>=0.30"],
@@ -21,6 +22,10 @@ extras["test"] = [
     "pytest-xdist>=3.8",
     "ruff>=0.17",
     "mypy>=2.4.1",
+    "hypothesis>=6.170",
+    # Cards are read as Markdown, numbers of eight bits are given to the metric.
+    "markdown-it-py>=4.3",
+    "ml_dtypes>=0.6",
     "types-PyYAML>=6.0.12.20261113",
     # A test builds the wheel as this environment stands.
     "setuptools>=77",
@@ -68,6 +73,7 @@ setup(
     ],
     packages=[*find_packages(include=["modeling_amns", "modeling_amns.*"]), *beside],
     package_dir=beside,
+    entry_points={"console_scripts": ["amns = modeling_amns.commands:main"]},
     package_data={
         "modeling_amns": [
             "py.typed",

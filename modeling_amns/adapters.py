@@ -4,22 +4,30 @@ The identity classifier is trained in full beside the adapters; everything else 
 wrapped model is a `peft.PeftModel`, which `AMNSTrainer` trains, saves (adapter only) and resumes like any other.
 """
 
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import cast
+from types import ModuleType
+from typing import Any, cast
 
 from accelerate.utils import is_peft_model
 from safetensors.torch import load_model
 from torch import nn
 from transformers import Trainer
 
+from .brief import in_short
 from .configuration_amns import AMNSConfig
 from .disk import whole_folder
 from .extras import require
+from .loading import check_weights
 from .modeling_amns import AMNSForPersonRetrieval
 from .protocols import MaskedEncoder
+from .report import is_number, read_object
 
 ADAPTER_FOLDER = "adapter"
+# Beyond the width of any encoder an adapter is larger than what it adapts.
+MAX_RANK = 4096
 
 
 @dataclass
@@ -49,6 +57,8 @@ def add_adapters(model: AMNSForPersonRetrieval, arguments: AdapterArguments) -> 
         ValueError: the model starts from scratch, or has no layer of the given names.
     """
     peft = require("peft", "peft", "--use_peft")
+    if not 1 <= arguments.lora_r <= MAX_RANK:
+        raise ValueError(f"lora_r must lie in [1, {MAX_RANK:,}], found {arguments.lora_r}.")
     if not model.name_or_path:
         raise ValueError(
             "use_peft adapts a pretrained model, this one starts from scratch: set model_name_or_path to an AMNS or "
@@ -135,6 +145,9 @@ def save_final(trainer: Trainer, folder: str | Path) -> None:
 def load_adapter(folder: str | Path, base: str | Path | None = None) -> nn.Module:
     """A pretrained model with the adapters that a run saved.
 
+    Of the adapter's own settings only those that describe plain LoRA are used, and weights are read as safetensors
+    alone: adapters of others run no code and no search that they chose.
+
     Args:
         folder: the `adapter/` folder of a run.
         base: the checkpoint that the run started from; default the one that the adapter names.
@@ -143,26 +156,123 @@ def load_adapter(folder: str | Path, base: str | Path | None = None) -> nn.Modul
     Raises:
         ImportError: peft is not installed.
         FileNotFoundError: the folder holds no adapter, or the checkpoint that it names is gone.
-        ValueError: the checkpoint is not the one that the adapter was trained on.
+        ValueError: the checkpoint is not the one that the adapter was trained on, or the folder holds something other
+            than a LoRA adapter on a model of this package.
     """
     peft = require("peft", "peft", "Loading an adapter")
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no adapter_config.json. A run with --use_peft leaves its adapter in output_dir/adapter."
-        )
-    config = AMNSConfig.from_pretrained(folder)
-    base = base or peft.PeftConfig.from_pretrained(folder).base_model_name_or_path
+    settings, named = _read_settings(Path(folder), peft)
+    try:
+        config = AMNSConfig.from_pretrained(folder)
+    except OSError:
+        raise
+    # Whatever transformers raises of fields that are not what they should be.
+    except Exception as error:
+        raise ValueError(f"{folder}: config.json can't be read: {in_short(error)}") from error
+    base = base or named
+    if not base:
+        raise ValueError(f"{folder} names no model that it was trained on. Pass it: load_adapter(..., base=FOLDER).")
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise FileNotFoundError(
             f"{folder} was trained on {base}, which is not there. Pass the checkpoint: load_adapter(..., base=FOLDER)."
         )
     try:
-        model = AMNSForPersonRetrieval.from_pretrained(base, config=config)
-    # What transformers raises of weights whose shapes do not fit.
-    except RuntimeError as error:
-        raise ValueError(f"{folder} was not trained on {base}: its weights have other shapes. {error}") from error
+        model, found = AMNSForPersonRetrieval.from_pretrained(base, config=config, output_loading_info=True)
+    except (OSError, ValueError):
+        raise
+    # What transformers raises of weights whose shapes do not fit, and of fields that no model is made of.
+    except Exception as error:
+        raise ValueError(
+            f"{folder} was not trained on {base}: its weights have other shapes. {in_short(error)}"
+        ) from error
+    check_weights(model.amns, found, str(base))
     model.amns.logit_scale.data.fill_(cast(float, config.logit_scale_init_value))
-    return peft.PeftModel.from_pretrained(model, folder)
+    try:
+        wrapped: nn.Module = peft.PeftModel.from_pretrained(model, folder, config=peft.LoraConfig(**settings))
+    # PEFT has errors of many kinds for weights that do not fit.
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: the adapter does not fit {base}. {type(error).__name__}: {in_short(error)}"
+        ) from error
+    check_weights(wrapped, {"missing_keys": (), "unexpected_keys": ()}, str(folder))
+    return wrapped
+
+
+# A layer's name. PEFT would take a string in place of a list, and the keys of patterns, for regular expressions.
+_LAYER = re.compile(r"\w+(\.\w+)*")
+_MAX_LAYERS = 10_000
+# Where an adapter came from; nothing is done with it.
+_ORIGIN = {"peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode", "revision", "runtime_config"}
+_ORIGIN |= {"base_model_name_or_path", "megatron_core", "qalora_group_size"}
+
+
+def _read_settings(folder: Path, peft: ModuleType) -> tuple[dict[str, Any], str | None]:
+    """The LoRA options in a folder, checked, and the model that it names."""
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no adapter_config.json. A run with --use_peft leaves its adapter in output_dir/adapter."
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise FileNotFoundError(f"{folder} holds no adapter_model.safetensors; other forms of weights are not read.")
+    content = read_object(file)
+    if content.get("peft_type") != "LORA":
+        raise ValueError(f"{file}: peft_type is {_shown(content.get('peft_type'))}, expected 'LORA'.")
+    named = content.get("base_model_name_or_path")
+    if named is not None and not isinstance(named, str):
+        raise ValueError(f"{file}: base_model_name_or_path is {_shown(named)}, expected a folder or a Hub id.")
+    plain = asdict(peft.LoraConfig())
+    settings = {}
+    for name, value in content.items():
+        empty = value is None or value is False or value in ({}, [])
+        if name in _ORIGIN or empty or value == plain.get(name):
+            continue
+        if name not in _CHECKS:
+            raise ValueError(f"{file}: {name[:60]!r} is {_shown(value)}, expected the options of plain LoRA alone.")
+        if not _CHECKS[name](value):
+            raise ValueError(f"{file}: {name} is {_shown(value)}, expected {_EXPECTED.get(name, 'a switch')}.")
+        settings[name] = value
+    if "target_modules" not in settings:
+        raise ValueError(f"{file} names no layers (target_modules), expected {_EXPECTED['target_modules']}.")
+    return settings, named
+
+
+def _are_layers(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_LAYERS
+        and all(isinstance(name, str) and len(name) <= 200 and _LAYER.fullmatch(name) for name in value)
+    )
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return is_number(value) and low <= cast(float, value) <= high
+
+
+_CHECKS: dict[str, Callable[[object], bool]] = {
+    "r": lambda value: isinstance(value, int) and _is_number(value, 1, MAX_RANK),
+    "lora_alpha": lambda value: _is_number(value, 0, 1e6),
+    "lora_dropout": lambda value: _is_number(value, 0, 0.99),
+    "target_modules": _are_layers,
+    "modules_to_save": _are_layers,
+    "bias": lambda value: value in ("none", "all", "lora_only"),
+    # Only before training; what was trained takes the place.
+    "init_lora_weights": lambda value: value is True or value == "gaussian",
+    "use_rslora": lambda value: value is True,
+    "use_dora": lambda value: value is True,
+}
+_EXPECTED = {
+    "r": f"a rank from 1 to {MAX_RANK}",
+    "lora_alpha": "a number from 0 to 1,000,000",
+    "lora_dropout": "a number from 0 to 0.99",
+    "target_modules": "a list of layers' names",
+    "modules_to_save": "a list of layers' names",
+    "bias": "none, all or lora_only",
+    "init_lora_weights": "true or 'gaussian'",
+}
+
+
+def _shown(value: object) -> str:
+    return in_short(repr(value), 60)
 
 
 __all__ = [

@@ -8,6 +8,7 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from .brief import in_short
 from .configuration_amns import AMNSConfig
 from .data.benchmarks import BENCHMARKS, known_benchmark
 from .data.records import counts_table
@@ -185,7 +186,7 @@ def _model(folder: str | Path) -> dict[str, object]:
         config = AMNSConfig.from_pretrained(folder)
     # Whatever transformers raises of fields that are not what they should be.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_short(error, 200)
         raise ValueError(f"{Path(folder) / 'config.json'} is no configuration of this package: {reason}") from error
     vision, text = config.vision_config, config.text_config
     return {

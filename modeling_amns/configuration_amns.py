@@ -9,6 +9,28 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from typing_extensions import Self
 
 INTERPOLATION_MODES = ("bilinear", "bicubic")
+# Far beyond any model of this kind. What asks for more is broken, and would be built until memory ends.
+MAX_PARAMETERS = 10**10
+MAX_PATCHES = 65_536
+_MAX_SIDE = 8192
+_LIMITS: dict[str, tuple[float, float]] = {
+    "hidden_size": (1, 16_384),
+    "intermediate_size": (1, 131_072),
+    "num_hidden_layers": (1, 256),
+    "num_attention_heads": (1, 1024),
+    "num_channels": (1, 64),
+    "stride": (1, _MAX_SIDE),
+    "vocab_size": (1, 2_000_000),
+    "max_position_embeddings": (1, 65_536),
+    "projection_dim": (1, 65_536),
+    "num_identities": (0, 10**8),
+    "layer_norm_eps": (0, 1),
+    "attention_dropout": (0, 1),
+    "initializer_range": (0, 100),
+    "initializer_factor": (0, 100),
+    # A power of e: beyond it float32 knows only infinity.
+    "logit_scale_init_value": (-80, 80),
+}
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
@@ -27,8 +49,38 @@ def _as_pair(value: object, name: str) -> list[int]:
     pair = list(value) if isinstance(value, list | tuple) else [value, value]
     sides = [side for side in pair if isinstance(side, int) and side > 0]
     if len(pair) != 2 or len(sides) != 2:
-        raise ValueError(f"{name} must be a positive integer or [height, width], found {value!r}.")
+        raise ValueError(f"{name} must be a positive integer or [height, width], found {value!r:.80}.")
+    if max(sides) > _MAX_SIDE:
+        raise ValueError(f"{name} must be at most {_MAX_SIDE:,} pixels a side, found {value!r:.80}.")
     return sides
+
+
+def check_limit(name: str, value: object) -> None:
+    """A ValueError for a number of a configuration that no model has: too large, too small, NaN.
+
+    ```python
+    >>> check_limit("vocab_size", 49408)
+
+    ```
+    """
+    low, high = _LIMITS.get(name, (None, None))
+    if low is None or high is None or not isinstance(value, int | float) or low <= value <= high:
+        return
+    raise ValueError(f"{name} must lie in [{low:,}, {high:,}], found {value!r:.40}.")
+
+
+def _check_size(config: PreTrainedConfig, parameters: int) -> None:
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(
+            f"A model of {parameters:,} weights is described, expected at most {MAX_PARAMETERS:,}: look at the sizes "
+            f"of {type(config).__name__}."
+        )
+
+
+def _layers(config: "AMNSVisionConfig | AMNSTextConfig") -> int:
+    """Weights of an encoder's layers, without the few of norms and biases."""
+    width = config.hidden_size
+    return config.num_hidden_layers * width * (4 * width + 2 * config.intermediate_size)
 
 
 def _as_side(value: object) -> int:
@@ -129,7 +181,24 @@ class AMNSVisionConfig(CLIPVisionConfig):
             value = _as_pair(value, name)
         elif name == "patch_size":
             value = _as_side(value)
+        check_limit(name, value)
         super().__setattr__(name, value)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        rows, columns = self.grid_size
+        if rows * columns > MAX_PATCHES:
+            raise ValueError(
+                f"image_size {self.image_size} with a patch every {self.stride or self.patch_size} pixels makes "
+                f"{rows * columns:,} patches, expected at most {MAX_PATCHES:,}."
+            )
+        _check_size(self, self.num_weights)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of the image encoder, but for those of norms and biases."""
+        rows, columns = self.grid_size
+        return _layers(self) + self.hidden_size * (rows * columns + self.num_channels * self.patch_size**2)
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -182,6 +251,19 @@ class AMNSTextConfig(CLIPTextConfig):
 
     initializer_factor: float = 1.0
 
+    def __setattr__(self, name: str, value: object) -> None:
+        check_limit(name, value)
+        super().__setattr__(name, value)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        _check_size(self, self.num_weights)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of the text encoder, but for those of norms and biases."""
+        return _layers(self) + self.hidden_size * (self.vocab_size + self.max_position_embeddings)
+
     @classmethod
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
@@ -233,6 +315,16 @@ class AMNSConfig(CLIPConfig):
         vision_config: dict | AMNSVisionConfig | None = None
     projection_dim: int = 512
     num_identities: int = 0
+
+    def __setattr__(self, name: str, value: object) -> None:
+        check_limit(name, value)
+        super().__setattr__(name, value)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        vision, text = self.vision_config, self.text_config
+        width = vision.hidden_size + text.hidden_size + self.num_identities
+        _check_size(self, vision.num_weights + text.num_weights + self.projection_dim * width)
 
     @classmethod
     def get_config_dict(
@@ -300,4 +392,4 @@ AMNSConfig.register_for_auto_class()
 AMNSVisionConfig.register_for_auto_class()
 AMNSTextConfig.register_for_auto_class()
 
-__all__ = ["AMNSConfig", "AMNSTextConfig", "AMNSVisionConfig", "as_config"]
+__all__ = ["AMNSConfig", "AMNSTextConfig", "AMNSVisionConfig", "as_config", "check_limit"]

@@ -147,7 +147,7 @@ def convert_preprocessing(path: str | Path, image_size: int | Sequence[int] | No
         height, width = size_pair(image_size or AMNSConfig.from_pretrained(path).image_size)
         images = AMNSImageProcessor()
         if any((path / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-            images = AMNSImageProcessor.from_pretrained(path)
+            images = AMNSImageProcessor.from_pretrained(path, trust_remote_code=False)
         fields = images.to_dict()
     else:
         file = weights_file(path)

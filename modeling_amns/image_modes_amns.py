@@ -1,19 +1,35 @@
-"""Whatever shows an image to upright 8-bit RGB, the one place where that is decided; copied with the processor."""
+"""Whatever shows an image to upright 8-bit RGB, the one place where that is decided; copied with the processor.
+
+Every file of images is opened by `open_image`: a regular file, of a format that is named here, of bounded size.
+"""
 
 import base64
 import binascii
+import contextlib
 import functools
 import io
 import os
+import re
 import stat
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeGuard, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+# Pillow decodes these by itself (HEIF where pillow-heif is installed). Others it hands to programs, as EPS to
+# Ghostscript, or guesses at. MPO is JPEG with more pictures behind the first.
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
+# A photograph has a twentieth of either; a file that claims more is to take memory or time.
+MAX_IMAGE_BYTES = 256 * 2**20
+MAX_IMAGE_PIXELS = 80_000_000
+# Of the images that a model takes: more is a typing error, or to take memory.
+MAX_SIDE = 8192
+# Encoders write about ten. Each costs the time of the whole picture, and a few bytes.
+_MAX_SCANS = 100
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,11 +42,12 @@ _TURNS = {
 }
 # Where a file keeps its orientation. A turned image must not carry it on, or the next reader turns it again.
 _METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-# Pillow hands these to other programs (Ghostscript, Windows' own drawing) or has no decoder for them at all.
-_NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 # Rounding may carry a float image in [0, 1] a little beyond its ends.
 _SLACK = 1e-3
-_URL_TIMEOUT = 30
+# Seconds for the next bytes of a download, and for all of it.
+_URL_TIMEOUT, _URL_SECONDS = 30, 120
+# A JPEG marker, as opposed to escaped bytes and restarts inside a scan.
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -43,18 +60,77 @@ def size_pair(image_size: int | Sequence[int]) -> tuple[int, int]:
     ```
     """
     sides = [image_size] if isinstance(image_size, int) else list(image_size)
-    if len(sides) not in (1, 2) or any(isinstance(side, bool) or int(side) != side or side < 1 for side in sides):
-        raise ValueError(f"image_size must be a positive integer or [height, width], found {image_size!r}.")
+    # `side % 1` is not 0 for infinity and NaN either, of which no integer can be made.
+    if len(sides) not in (1, 2) or any(isinstance(side, bool) or side % 1 != 0 or side < 1 for side in sides):
+        raise ValueError(f"image_size must be a positive integer or [height, width], found {image_size!r:.80}.")
+    if max(sides) > MAX_SIDE:
+        raise ValueError(f"image_size must be at most {MAX_SIDE:,} pixels a side, found {image_size!r:.80}.")
     return int(sides[0]), int(sides[-1])
 
 
 @functools.lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
-    """The formats of Pillow that are opened, for `Image.open(file, formats=...)`: those that it decodes by itself."""
-    # The common ones are tried first.
-    Image.preinit()
+    """Those of `IMAGE_FORMATS` that this Pillow reads, for `Image.open(file, formats=...)`."""
     Image.init()
-    return tuple(name for name in Image.ID if name not in _NOT_READ)
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
+
+
+@contextlib.contextmanager
+def open_image(source: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
+    """An image file, or its bytes, opened by Pillow and not yet decoded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no regular file, none of `IMAGE_FORMATS`, too large, or a JPEG made to take hours.
+        OSError: and whatever else Pillow makes of a broken file.
+    """
+    data = source if isinstance(source, bytes) else read_regular(source)
+    if len(data) > MAX_IMAGE_BYTES:
+        raise _too_long(len(data), MAX_IMAGE_BYTES)
+    try:
+        opened = Image.open(io.BytesIO(data), formats=readable_formats())
+    except UnidentifiedImageError:
+        raise ValueError(f"it is no image that is read; expected {', '.join(readable_formats())}") from None
+    with opened:
+        width, height = opened.size
+        if width * height > MAX_IMAGE_PIXELS:
+            raise ValueError(f"it has {width:,} x {height:,} pixels, expected at most {MAX_IMAGE_PIXELS:,} in all")
+        if opened.info.get("progressive") and _scans(data) > _MAX_SCANS:
+            raise ValueError(f"it has more than {_MAX_SCANS} scans, expected about ten; save it anew")
+        yield opened
+
+
+def read_regular(path: str | os.PathLike[str], limit: int = MAX_IMAGE_BYTES) -> bytes:
+    """The bytes of a regular file; a ValueError for a pipe or a device, which may never end, and for a longer file."""
+    # Before it is opened: with some devices that alone does something.
+    if stat.S_ISREG(os.stat(path).st_mode):
+        # It may have changed since; a pipe that is opened so is not waited for.
+        flags = (getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
+        with open(os.open(path, os.O_RDONLY | sum(flags)), "rb") as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode):
+                data = b"" if found.st_size > limit else file.read(limit + 1)
+                if max(found.st_size, len(data)) > limit:
+                    raise _too_long(max(found.st_size, len(data)), limit)
+                return data
+    raise ValueError("it is no regular file")
+
+
+def _too_long(found: int, limit: int) -> ValueError:
+    return ValueError(f"it has {found:,} bytes, expected at most {limit:,}")
+
+
+def _scans(data: bytes) -> int:
+    """Scans of the first picture of a JPEG file, counted no further than is asked."""
+    scans, place = 0, 2
+    while scans <= _MAX_SCANS and (marker := _MARKER.search(data, place)):
+        kind, place = data[marker.end() - 1], marker.end()
+        if kind == 0xD9:
+            break
+        scans += kind == 0xDA
+        # What a segment holds is skipped, thumbnails too.
+        place += int.from_bytes(data[place : place + 2], "big")
+    return scans
 
 
 def orientation(image: Image.Image) -> int:
@@ -111,30 +187,34 @@ def read_image(source: str | os.PathLike[str]) -> Image.Image:
         data = None
         if isinstance(source, str):
             data = _download(name) if name.startswith(("http://", "https://")) else _base64_bytes(name)
-        if data is None:
-            check_regular(name)
-        with Image.open(io.BytesIO(data) if data is not None else name, formats=readable_formats()) as opened:
+        with open_image(name if data is None else data) as opened:
             return to_rgb(opened)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no image {shown}.") from None
     # Pillow's plugins raise whatever a broken file leads them to, a connection has errors of its own.
     except Exception as error:
-        raise ValueError(f"Cannot read image {shown}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"Cannot read image {shown}: {why_unreadable(error)}") from error
 
 
-def check_regular(path: str | os.PathLike[str]) -> None:
-    """A ValueError if a path leads to something other than a file: reading a pipe or a device may never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("it is no regular file")
+def why_unreadable(error: Exception) -> str:
+    """What a reader of images raised, in words: ours as they stand, of Pillow with their kind."""
+    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
 
 
 def _download(url: str) -> bytes:
     # Not transformers' `load_image`, which has clipped a 16-bit grey to white before anyone sees its mode.
     import httpx
 
-    response = httpx.get(url, timeout=_URL_TIMEOUT, follow_redirects=True)
-    response.raise_for_status()
-    return response.content
+    data, end = bytearray(), time.monotonic() + _URL_SECONDS
+    with httpx.stream("GET", url, timeout=_URL_TIMEOUT, follow_redirects=True) as response:
+        response.raise_for_status()
+        for part in response.iter_bytes():
+            data += part
+            if len(data) > MAX_IMAGE_BYTES:
+                raise ValueError(f"it has more than {MAX_IMAGE_BYTES:,} bytes")
+            if time.monotonic() > end:
+                raise ValueError(f"it took more than {_URL_SECONDS} seconds")
+    return bytes(data)
 
 
 def _base64_bytes(text: str) -> bytes | None:
@@ -257,14 +337,20 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
+    "IMAGE_FORMATS",
+    "MAX_IMAGE_BYTES",
+    "MAX_IMAGE_PIXELS",
+    "MAX_SIDE",
     "array_to_rgb",
     "as_rgb",
-    "check_regular",
     "flat_images",
     "is_unit_range",
+    "open_image",
     "orientation",
     "read_image",
+    "read_regular",
     "readable_formats",
     "size_pair",
     "to_rgb",
+    "why_unreadable",
 ]

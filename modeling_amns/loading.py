@@ -6,11 +6,14 @@ from typing import Any, TypeVar
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from torch import nn
 
+from .brief import in_short
 from .configuration_amns import AMNSTextConfig
 from .image_modes_amns import size_pair
 from .modeling_amns import AMNSModel, AMNSPreTrainedModel
 from .processing_amns import AMNSProcessor
+from .report import read_object
 
 Part = TypeVar("Part")
 
@@ -41,13 +44,14 @@ def load_checkpoint(
                 f"There is no folder {checkpoint}, and no id of the Hub is written so; pass a checkpoint's folder or "
                 "ORG/NAME."
             ) from error
+    _check_shards(Path(checkpoint))
     size = {} if image_size is None else {"image_size": list(size_pair(image_size))}
     model, found = _read(
         checkpoint,
         "model",
         lambda: AMNSModel.from_pretrained(checkpoint, output_loading_info=True, **size, **options),
     )
-    _check_weights(model, found, str(checkpoint))
+    check_weights(model, found, str(checkpoint))
     # Whatever the folder says, no code of it runs here.
     processor = _read(
         checkpoint, "processor", lambda: AMNSProcessor.from_pretrained(checkpoint, trust_remote_code=False, **size)
@@ -56,8 +60,24 @@ def load_checkpoint(
     return model.eval(), processor
 
 
-def _check_weights(model: AMNSModel, found: Mapping[str, Iterable[str]], name: str) -> None:
-    missing = sorted(found["missing_keys"])
+def _check_shards(folder: Path) -> None:
+    """A ValueError for an index of weights that names files elsewhere, or what is no file."""
+    for index in folder.glob("*.index.json"):
+        shards = read_object(index).get("weight_map", {})
+        for name in set(map(str, shards.values())) if isinstance(shards, dict) else ():
+            if Path(name).name != name or ((folder / name).exists() and not (folder / name).is_file()):
+                raise ValueError(f"{index}: {name[:60]!r} is no file of this folder, expected the name of one.")
+
+
+def check_weights(model: nn.Module, found: Mapping[str, Iterable[str]], name: str) -> None:
+    """A ValueError where weights of a dual encoder are missing, have no place in it, or are not finite.
+
+    Args:
+        model: as it was loaded.
+        found: transformers' report of the loading. A classifier may be missing: it starts anew.
+        name: of the checkpoint.
+    """
+    missing = sorted(key for key in found["missing_keys"] if not key.startswith("classifier."))
     if missing:
         raise ValueError(
             f"{name}: {len(missing)} weights are missing, {missing[0]} first; they would be random. Take a "
@@ -125,8 +145,8 @@ def _read(checkpoint: str | Path, part: str, load: Callable[[], Part]) -> Part:
     # Whatever the libraries below raise of a file that is cut off or does not fit the others: many kinds of errors.
     except Exception as error:
         raise ValueError(
-            f"{checkpoint}: the {part} can't be read, was it copied in full? {type(error).__name__}: {error}"
+            f"{checkpoint}: the {part} can't be read, was it copied in full? {type(error).__name__}: {in_short(error)}"
         ) from error
 
 
-__all__ = ["check_fit", "end_token_id", "load_checkpoint"]
+__all__ = ["check_fit", "check_weights", "end_token_id", "load_checkpoint"]

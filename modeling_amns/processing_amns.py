@@ -1,8 +1,6 @@
 """Processor of AMNS: person crops to normalised pixels, captions to CLIP tokens; no network, torchvision optional."""
 
 import functools
-import html
-import json
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -12,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from PIL import Image
-from tokenizers import pre_tokenizers, trainers
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_base import BatchFeature as ImageFeature
 from transformers.image_processing_utils import BaseImageProcessor
@@ -22,12 +19,9 @@ from transformers.image_utils import ChannelDimension, ImageInput, SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import TensorType
 
+from .captions_amns import CLIP_TOKENS, clean_caption, train_tokenizer
 from .image_modes_amns import as_rgb, flat_images, is_unit_range, size_pair, to_rgb
 
-# Of a tokenizer that says nothing of its own: the positions of CLIP's text encoder.
-CLIP_TOKENS = 77
-START_TOKEN = "<|startoftext|>"
-END_TOKEN = "<|endoftext|>"
 # Rescale factor; mean and deviation of each channel.
 Normalization = tuple[float, tuple[float, ...], tuple[float, ...]]
 
@@ -76,7 +70,8 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> "AMNSImageProcessor":
         """As `ImageProcessingMixin.from_dict`; what another class saved is completed with CLIP's defaults."""
-        saved = image_processor_dict
+        # Where the folder's code lies is the folder's affair.
+        saved = {name: value for name, value in image_processor_dict.items() if name != "auto_map"}
         kind = saved.get("image_processor_type") or saved.get("feature_extractor_type") or cls.__name__
         if kind != cls.__name__:
             saved = {**CLIPImageProcessorPil(**saved).to_dict(), "image_processor_type": cls.__name__}
@@ -231,6 +226,13 @@ class AMNSProcessor(ProcessorMixin):
             processor.image_size = image_size
         return processor
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> list[str]:
+        """As `ProcessorMixin.save_pretrained`; what it saved and what is loaded of it are equal."""
+        written = super().save_pretrained(*args, **kwargs)
+        for part in (self, self.image_processor):
+            part.__dict__.pop("auto_map", None)
+        return written
+
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the processed images in pixels; setting it (a number is a square) ends any crop."""
@@ -291,7 +293,7 @@ class AMNSProcessor(ProcessorMixin):
             return super().__call__(images=images, **kwargs)
         captions = clean_caption(text) if isinstance(text, str) else [clean_caption(caption) for caption in text]
         options: dict[str, Any] = {**kwargs}
-        given = {**options, **options.get("text_kwargs", {})}
+        given = options | options.get("text_kwargs", {})
         # Said aloud, because a tokenizer's file remembers limit and padding of some earlier call.
         defaults = {"padding": True, "truncation": True, "max_length": self.max_tokens}
         options |= {name: value for name, value in defaults.items() if name not in given}
@@ -344,54 +346,6 @@ def _on_device(normalization: Normalization, device: torch.device) -> tuple[Tens
     with torch.inference_mode(False):
         scale, shift = (torch.from_numpy(values).to(device) for values in _scale_and_shift(*normalization))
         return scale.view(3, 1, 1), shift.view(3, 1, 1)
-
-
-def clean_caption(caption: str) -> str:
-    """A caption without HTML escapes and outer white space."""
-    if not isinstance(caption, str):
-        raise ValueError(f"A caption must be a string, found {type(caption).__name__}: {caption!r}.")
-    # Twice, as in OpenAI's CLIP: captions were often escaped once too many ("&amp;amp;").
-    return html.unescape(html.unescape(caption)).strip()
-
-
-def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges are learnt from captions, for training from scratch without the Hub.
-
-    Same normalisation, pre-tokenisation and special tokens as OpenAI's; the vocabulary is laid out like OpenAI's (256
-    bytes, the same at a word's end, the merges, start, end), so that every text has tokens and none is unknown (the
-    unknown token of CLIP is the end token, which would end a caption early).
-
-    Args:
-        captions: training captions; the order does not matter.
-        vocab_size: at most this many tokens, at least 514.
-    Returns:
-        a tokenizer that is saved with the checkpoint.
-    """
-    if vocab_size < 514:
-        raise ValueError(
-            f"vocab_size must be at least 514 (512 byte symbols, start and end token), found {vocab_size}."
-        )
-    bytes_in_order = sorted(pre_tokenizers.ByteLevel.alphabet())
-    symbols = bytes_in_order + [byte + "</w>" for byte in bytes_in_order]
-    backend = CLIPTokenizer().backend_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        initial_alphabet=bytes_in_order,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-        # The trainer numbers the symbols at a word's end in the order of a hash map and breaks ties by number; naming
-        # them here fixes the numbers, so that the same captions always give the same tokenizer.
-        special_tokens=[START_TOKEN, END_TOKEN, *symbols[len(bytes_in_order) :]],
-    )
-    backend.train_from_iterator((clean_caption(caption) for caption in captions), trainer)
-    merges = json.loads(backend.to_str())["model"]["merges"][: vocab_size - len(symbols) - 2]
-    vocab = [*symbols, *("".join(pair) for pair in merges), START_TOKEN, END_TOKEN]
-    return CLIPTokenizer(
-        vocab={token: index for index, token in enumerate(vocab)},
-        # Pairs, whatever transformers declares: a merge may hold any character.
-        merges=cast(list[str], [tuple(pair) for pair in merges]),
-        model_max_length=CLIP_TOKENS,
-    )
 
 
 # `save_pretrained` copies the code beside the settings, for users without the package (`trust_remote_code=True`).

@@ -6,11 +6,6 @@ are told once somebody imports them.
 """
 
 import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassif
 from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
+from .import_hooks import WhenImported
 
 # Auto class, configuration, our module, our class.
 MODELS = (
@@ -56,41 +52,13 @@ class _StandIn(type):
         return issubclass(subclass, cls._real)
 
 
-class _WhenImported(MetaPathFinder):
-    """Finds nothing itself; calls back once a module is imported, or now if it is."""
-
-    def __init__(self, name: str, callback: Callable[[ModuleType], None]):
-        self.name, self.callback = name, callback
-        if name in sys.modules:
-            callback(sys.modules[name])
-        else:
-            sys.meta_path.insert(0, self)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != self.name:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                self.callback(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
 def _stand_in(config: type[PreTrainedConfig], module: str, name: str) -> type:
     # Auto classes ask for `config_class` when a class is registered, and for `__name__` when it is looked for.
     return _StandIn(name, (), {"_target": (module, name), "config_class": config, "__module__": __package__})
 
 
 def register() -> None:
-    """Called once, when the package is imported."""
+    """Called once, when package and transformers are both imported."""
     for config in (AMNSConfig, AMNSVisionConfig, AMNSTextConfig):
         AutoConfig.register(config.model_type, config)
     for auto, config, module, name in MODELS:
@@ -104,7 +72,7 @@ def register() -> None:
         def add(loaded: ModuleType, mapping: str = mapping, value: object = stand_in) -> None:
             getattr(loaded, mapping).register(AMNSConfig, value)
 
-        _WhenImported(f"transformers.models.auto.{slow}", add)
+        WhenImported(f"transformers.models.auto.{slow}", add)
 
 
 __all__ = ["register"]

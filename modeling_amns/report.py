@@ -22,6 +22,8 @@ NOT_MEASURED, NOT_STATED = "not measured", "not stated"
 FROM_SCRATCH = "from scratch"
 SYNTHETIC = "synthetic-pedes"
 _LIMIT = 1e15
+# A run of a million logged steps leaves half as much.
+MAX_JSON_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -233,6 +235,8 @@ def read_object(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         return {}
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, expected at most {MAX_JSON_BYTES:,}; train anew.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     # A RecursionError where brackets are nested without end.

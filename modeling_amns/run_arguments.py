@@ -7,6 +7,7 @@ from transformers.hf_argparser import string_to_bool
 
 from .adapters import AdapterArguments
 from .cli import OptionParser
+from .configuration_amns import check_limit
 from .data.sources import SourceArguments
 from .image_modes_amns import size_pair
 from .run_options import read_encoder, read_recipe, refuse_from_scratch_options
@@ -60,6 +61,8 @@ class ModelArguments(AdapterArguments):
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
 
     def __post_init__(self):
+        for name in ("vocab_size", "projection_dim"):
+            check_limit(name, getattr(self, name))
         for name in ("vision_config", "text_config"):
             setattr(self, name, read_encoder(name, getattr(self, name)))
         if self.model_name_or_path:

@@ -4,6 +4,7 @@ python scripts/benchmark.py step    # training step with and without AWM
 python scripts/benchmark.py embed   # image encoder against transformers' CLIPModel
 python scripts/benchmark.py data    # JPEG files to a ready batch, against a plain loader with Pillow transforms
 python scripts/benchmark.py cache   # peak memory of a step with the gradient cache
+python scripts/benchmark.py search  # a query of galleries of 10,000 and 100,000 images, exact and by the index
 python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
 """
 
@@ -31,10 +32,12 @@ from modeling_amns.metrics.ranking import rank_metrics
 if __package__:  # installed, as modeling_amns.scripts.benchmark
     from .benchmark_loader import largest_difference, loaders
     from .benchmark_memory import memory_table
+    from .benchmark_search import search
     from .benchmark_timing import print_ratios, side_by_side
 else:
     from benchmark_loader import largest_difference, loaders
     from benchmark_memory import memory_table
+    from benchmark_search import search
     from benchmark_timing import print_ratios, side_by_side
 
 SIZES = {
@@ -137,7 +140,7 @@ def metric(options: Options) -> None:
 
 def main() -> int:
     """Runs one benchmark."""
-    benchmarks = {"step": step, "embed": embed, "data": data, "cache": cache, "metric": metric}
+    benchmarks = {"step": step, "embed": embed, "data": data, "cache": cache, "metric": metric, "search": search}
     options, what = parse((Options,), __doc__, {"what": "one of " + ", ".join(benchmarks)})
     if what not in benchmarks:
         raise ValueError(f"There is no benchmark {what!r}; there are {', '.join(benchmarks)}.")

@@ -51,11 +51,11 @@ def _step(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[i
     batch["input_ids"][:, -1] = model.config.text_config.eos_token_id
     persons = torch.arange(batch_size, device=device)
 
-    def forward(chunk):
+    def forward(chunk: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         outputs = model(**chunk)
         return {"image": outputs.image_embeds, "text": outputs.text_embeds}
 
-    def loss_backward(outputs):
+    def loss_backward(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
         loss = matching_loss(bsdm, outputs["image"], outputs["text"], persons)
         loss.backward()
         return loss

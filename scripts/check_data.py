@@ -63,7 +63,7 @@ def token_counter(path: str) -> dict[str, Callable[[list[str]], list[int]] | int
     """What counts a caption's tokens, start and end included, with a checkpoint's tokenizer, and how many it keeps."""
     from modeling_amns import AMNSProcessor
 
-    tokenizer = AMNSProcessor.from_pretrained(path).tokenizer
+    tokenizer = AMNSProcessor.from_pretrained(path, trust_remote_code=False).tokenizer
 
     def count_tokens(captions: list[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(captions, truncation=False, verbose=False)["input_ids"]]

@@ -74,7 +74,9 @@ def save_processor(source: str | Path | None, checkpoint: Path, folder: Path, mo
     if source is None and (checkpoint / "tokenizer.json").is_file():
         source = checkpoint
     try:
-        tokenizer = clip_tokenizer() if source is None else AutoTokenizer.from_pretrained(source)
+        tokenizer = (
+            clip_tokenizer() if source is None else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        )
     except FileNotFoundError as error:
         return f"saved without a processor: {error}"
     processor = AMNSProcessor(images, tokenizer)

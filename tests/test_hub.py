@@ -27,7 +27,7 @@ from modeling_amns.pushes import refuse_unfit_pushes
 SCRIPT = ROOT / "scripts" / "push_to_hub.py"
 CODE = {
     f"{name}_amns.py"
-    for name in ("configuration", "image_modes", "modeling", "pretrained", "processing", "text", "vision")
+    for name in ("captions", "configuration", "image_modes", "modeling", "pretrained", "processing", "text", "vision")
 }
 FILES = CODE | {"README.md", "config.json", "model.safetensors"}
 FILES |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -153,28 +153,52 @@ def test_a_push_that_was_killed_goes_on_where_it_stopped(hub, tmp_path, checkpoi
     assert len(hub.committed) == 1 and "model.safetensors" in hub.files("org/name")
 
 
+# Calls of a script in one process, which takes seconds to start: token and words in, exit code and stderr out.
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, os, runpy, sys
+ends = []
+for token, words in json.loads(sys.argv[2]):
+    os.environ.pop("HF_TOKEN", None)
+    os.environ.update({"HF_TOKEN": token} if token else {})
+    said, script = io.StringIO(), sys.argv[1]
+    with contextlib.redirect_stderr(said):
+        own, sys.argv = sys.argv, [script, *words]
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            ends.append((end.code, said.getvalue()))
+        sys.argv = own
+print(json.dumps(ends))
+"""
+
+
 def test_refusals_of_the_hub_are_one_line_each(hub, tmp_path, checkpoint):
     """A token, a card, an upload by Xet and by LFS, the address."""
     assert push(hub, tmp_path, checkpoint, "--private").returncode == 0
     assert hub.repos["models", "org/name"].private
     hub.repos["models", "org/public"] = Repo(private=False)
     asked = len(hub.log)
-    cases = {
-        "org/public is there and public": run(hub, tmp_path, SCRIPT, checkpoint, "org/public", "--private"),
-        "There is no Hugging Face token": push(hub, tmp_path, checkpoint, token=None),
-        "401": push(hub, tmp_path, checkpoint, token="hf_wrong"),
-        '"license" must be one of': push(hub, tmp_path, checkpoint, "--license", "none-such"),
+    calls = {
+        "org/public is there and public": (TOKEN, [str(checkpoint), "org/public", "--private"]),
+        "There is no Hugging Face token": (None, [str(checkpoint), "org/name"]),
+        "401": ("hf_wrong", [str(checkpoint), "org/name"]),
+        '"license" must be one of': (TOKEN, [str(checkpoint), "org/name", "--license", "none-such"]),
     }
+    refused = run(hub, tmp_path, ONE_AFTER_THE_OTHER, SCRIPT, json.dumps(list(calls.values())))
+    assert refused.returncode == 0, refused.stderr[-2000:]
     assert [entry for entry in hub.log[asked:] if "commit" in entry[1]] == []
+    cases = {}
     with HubDouble() as gone:
         gone.fail_uploads = 1000
         cases["403 Forbidden"] = push(gone, tmp_path, checkpoint)
         cases["Error while uploading"] = push(gone, tmp_path, checkpoint, **BY_LFS)
     assert not gone.committed
     cases["can't be reached"] = push(gone, tmp_path, checkpoint)
-    for message, done in cases.items():
-        assert done.returncode == 1 and message in done.stderr, done.stderr[-2000:]
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    ends = {message: (done.returncode, done.stderr) for message, done in cases.items()}
+    ends |= dict(zip(calls, json.loads(refused.stdout.splitlines()[-1]), strict=True))
+    for message, (code, said) in ends.items():
+        assert code == 1 and message in said, said[-2000:]
+        assert len(said.strip().splitlines()) == 1, said
 
 
 def test_a_repository_that_is_private_or_not_there_gives_the_clients_own_error(hub, tmp_path):

@@ -1,6 +1,8 @@
 """Decoding: every mode, rotated photographs, large files, broken files; what is evaluated is what is served."""
 
 import io
+import os
+import time
 
 import datasets
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from conftest import IMAGE_SIZE
 from PIL import Image
 
-from modeling_amns import AMNSProcessor
+from modeling_amns import AMNSProcessor, image_modes_amns
 from modeling_amns.data.collator import PairPreparer, load_image
 from modeling_amns.data.images import decode_image
 from modeling_amns.embedding import embed_images
@@ -29,6 +31,72 @@ def test_a_truncated_or_missing_image_is_named(tmp_path):
         decode_image({"path": "nothing.png", "bytes": None})
     with pytest.raises(ValueError, match="Cannot read image row 3: .*neither a path nor bytes"):
         decode_image({"path": None, "bytes": None}, where="row 3")
+
+
+def many_scans(size=(4000, 4000), times=2000):
+    """A progressive JPEG whose second scan, of a hundred bytes, is repeated: each time costs a whole picture's."""
+    file = io.BytesIO()
+    Image.new("L", size, 128).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 2)
+    third = data.index(b"\xff\xda", second + 2)
+    return data[:-2] + data[second:third] * times + data[-2:]
+
+
+def large_bitmap():
+    """A sound file of eight thousand by eleven thousand black points."""
+    file = io.BytesIO()
+    Image.new("1", (8_000, 11_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+REFUSED = {
+    "pipe.png": (None, "no regular file"),
+    "eps.jpg": (EPS, "JPEG"),
+    "svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "JPEG"),
+    "icon.png": (b"\0\0\1\0\1\0\1\1\0\0\1\0 \0\4\0\0\0\x16\0\0\0\0\0\0\0", "JPEG"),
+    "scans.jpg": (many_scans(), "more than 100 scans"),
+    "large.png": (large_bitmap(), "8,000 x 11,000 pixels, expected at most 80,000,000"),
+    "sparse.bmp": (b"BM", "expected at most 268,435,456"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("road", ["data set", "processor", "export"])
+def test_what_blocks_runs_a_program_or_takes_memory_is_refused_on_every_road(tmp_path, name, road, monkeypatch):
+    content, message = REFUSED[name]
+    if content is None:
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    if name == "sparse.bmp":
+        os.truncate(tmp_path / name, 2**34)
+    monkeypatch.setattr("subprocess.Popen", None)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=message if road != "export" or message != "JPEG" else "cannot identify"):
+        if road == "data set":
+            decode_image({"path": str(tmp_path / name), "bytes": None})
+        elif road == "processor":
+            AMNSImageProcessor()(str(tmp_path / name))
+        else:
+            amns_onnx = pytest.importorskip("modeling_amns.export.amns_onnx")
+            amns_onnx.OnnxRetrieval.pixels(None, tmp_path / name)
+    assert time.monotonic() - start < 2
+
+
+def test_the_export_opens_what_the_processor_opens():
+    amns_onnx = pytest.importorskip("modeling_amns.export.amns_onnx")
+    for name in ("IMAGE_FORMATS", "MAX_IMAGE_BYTES", "MAX_IMAGE_PIXELS", "_MAX_SCANS"):
+        assert getattr(amns_onnx, name) == getattr(image_modes_amns, name)
+
+
+def test_thumbnails_and_the_usual_scans_of_a_photograph_are_no_obstacle():
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x010E] = "\xff\xda" * 200
+    Image.linear_gradient("L").convert("RGB").save(file, "JPEG", progressive=True, exif=exif)
+    assert decode_image({"bytes": file.getvalue() + b"\xff\xda\0\2" * 200, "path": None}).size == (256, 256)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -109,6 +109,7 @@ def test_what_is_imported_is_required(wheel):
     for extra, packages in {
         "onnx": {"onnx", "onnxscript", "onnxruntime"},
         "peft": {"peft"},
+        "search": {"lancedb", "filelock"},
         "sentence-transformers": {"sentence-transformers"},
         "tensorboard": {"tensorboard"},
         "trackio": {"trackio"},

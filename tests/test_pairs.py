@@ -522,10 +522,56 @@ def test_images_outside_of_the_image_folder_are_refused_on_every_road(people, ki
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_the_data_set_of_others_names_images_in_its_own_folder_only(people, streaming, tmp_path, monkeypatch):
+    form = datasets.Features(
+        {"image": datasets.Image(), "caption": datasets.Value("string"), "person_id": datasets.Value("int64")}
+    )
+    inside, outside = people / "photos" / "1.png", tmp_path / "outside.png"
+    outside.write_bytes(inside.read_bytes())
+
+    def of(path):
+        rows = {"image": [{"path": str(path), "bytes": None}], "caption": ["x"], "person_id": [0]}
+        return datasets.Dataset.from_dict(rows, features=form)
+
+    # As a folder of save_to_disk, which keeps images itself, would be made by hand.
+    for path in (inside, outside):
+        monkeypatch.setattr(datasets, "load_from_disk", lambda folder, path=path: of(path))
+        if path == inside:
+            assert len(list(load_pairs(people / "photos", streaming=streaming))) == 1
+        else:
+            with pytest.raises(ValueError, match="row 0|record 0") as caught:
+                list(load_pairs(people / "photos", streaming=streaming))
+            assert "expected an image inside the data set or in its folder" in str(caught.value)
+    # Who hands the object over may name any file.
+    made = of(outside)
+    assert len(list(load_pairs(made.to_iterable_dataset() if streaming else made, streaming=streaming))) == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_object_with_a_path_is_an_image_and_a_kind_that_is_not_read_is_none(people, streaming):
+    file = write_table(people, "jsonl", [({"path": "photos/1.png"}, "x", 0)], NAMES[:3])
+    assert [row["image_path"] for row in load_pairs(file, streaming=streaming)] == ["photos/1.png"]
+    (people / "photos" / "1.eps").write_bytes(b"%!PS")
+    file = write_table(people, "jsonl", [("photos/1.eps", "x", 0)], NAMES[:3])
+    with pytest.raises(ValueError, match="photos/1.eps is of a kind that is not read; expected one of JPEG, PNG"):
+        list(load_pairs(file, streaming=streaming))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("caption", ["a\0b", "\x1b[31mred", "a\x7f"])
+def test_captions_have_no_control_characters_but_white_space(people, caption, streaming):
+    file = write_table(people, "jsonl", [("photos/1.png", caption, 0)], NAMES[:3])
+    with pytest.raises(ValueError, match="caption is .*expected a sentence without control characters"):
+        list(load_pairs(file, streaming=streaming))
+    file = write_table(people, "jsonl", [("photos/1.png", "a\tb\r\nc", 0)], NAMES[:3])
+    assert [row["caption"] for row in load_pairs(file, streaming=streaming)] == ["a\tb\r\nc"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_a_pipe_is_not_waited_for(people, streaming):
     os.mkfifo(people / "photos" / "pipe.png")
     file = write_table(people, "jsonl", [("photos/pipe.png", "x", 0)], NAMES[:3])
-    with pytest.raises((ValueError, FileNotFoundError), match="photos/pipe.png"):
+    with pytest.raises(ValueError, match="photos/pipe.png is no regular file"):
         list(load_pairs(file, streaming=streaming))
     os.mkfifo(people / "pipe.csv")
     with pytest.raises(FileNotFoundError, match="There is no file .*pipe.csv"):

@@ -357,7 +357,7 @@ def test_a_path_that_leads_nowhere_or_to_no_image_is_named(processor, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no image .*nothing.png"):
         processor(images=str(tmp_path / "nothing.png"))
     (tmp_path / "eps.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(ValueError, match="Cannot read image .*eps.jpg: UnidentifiedImageError"):
+    with pytest.raises(ValueError, match="Cannot read image .*eps.jpg: it is no image that is read; expected JPEG"):
         processor(images=tmp_path / "eps.jpg")
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match="no regular file"):
@@ -405,3 +405,10 @@ def test_it_is_annotated_for_those_who_ask(processor):
     hints = AMNSProcessor.__call__.__annotations__
     assert {"images", "text", "return"} <= set(hints)
     assert hints["kwargs"].__args__[0] is AMNSProcessor.valid_processor_kwargs
+
+
+def test_what_is_loaded_equals_what_was_saved(tmp_path, processor):
+    processor.save_pretrained(tmp_path)
+    assert AMNSProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+    # The folder itself says where its code lies.
+    assert "AMNSProcessor" in (tmp_path / "processor_config.json").read_text().split('"auto_map"')[1]

@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 
 from modeling_amns import make_synthetic_benchmark
 from modeling_amns.cli import OptionParser
+from modeling_amns.commands import main as run_command
 from modeling_amns.options import with_tables
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ def commands(text: str) -> list[list[str]]:
     lines = [part for line in text.splitlines() for part in line.split("&&")]
     words = [shlex.split(line.removeprefix("accelerate launch ").strip()) for line in lines]
     words = [line[1:] if line[:1] == ["python"] else line for line in words]
-    return [line for line in words if line and line[0].endswith(".py")]
+    return [line for line in words if line and (line[0].endswith(".py") or line[0] == "amns")]
 
 
 RUN: set[tuple[str, ...]] = set()
@@ -42,6 +43,11 @@ RUN: set[tuple[str, ...]] = set()
 
 def start(words: list[str], monkeypatch) -> None:
     """Runs a program in this process; one that ran before on the same things, or is too large, only reads options."""
+    if words[0] == "amns" and words[1] in ("index", "search"):
+        assert run_command(words[1:]) == 0, words
+        return
+    if words[0] == "amns":
+        words = [f"scripts/{words[1]}.py", *words[2:]]
     if TOO_LARGE.search(" ".join(words)) or tuple(words[:3]) in RUN:
         only_read_options(monkeypatch)
     else:
@@ -90,6 +96,7 @@ def folder(tmp_path_factory) -> Path:
     for place in range(3):
         with Image.open(benchmark / "imgs" / records[place]["file_path"]) as image:
             image.save(folder / "photos" / f"{place}.png")
+    (folder / "cameras.csv").write_text("path,camera\n0.png,cam_a\n1.png,cam_b\n2.png,cam_a\n")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         start(["scripts/train.py", "--config", "scripts/recipes/quickstart.yaml"], monkeypatch)

@@ -35,6 +35,8 @@ ORDERS = {
     "Auto classes first": "from transformers import AutoModel, AutoProcessor\nimport modeling_amns",
     "slow module first": "import transformers.models.auto.processing_auto, modeling_amns\n"
     "from transformers import AutoModel, AutoProcessor",
+    "configurations first": "import modeling_amns.configuration_amns\n"
+    "from transformers import AutoModel, AutoProcessor",
     "a class first": "from modeling_amns import AMNSTrainer\nfrom transformers import AutoModel, AutoProcessor",
 }
 
@@ -97,7 +99,12 @@ def test_what_stands_in_for_a_class_acts_as_it(config, config_class, model_class
 
 
 def test_an_import_hook_leaves_nothing_behind_once_it_was_used():
-    show = "print([type(finder).__name__ for finder in sys.meta_path].count('_WhenImported'))"
+    show = "print([type(finder).__name__ for finder in sys.meta_path].count('WhenImported'))"
     program = f"import sys, modeling_amns\n{show}\nimport transformers.models.auto.processing_auto as module\n{show}"
     program += "\nprint(module.PROCESSOR_MAPPING[modeling_amns.AMNSConfig].__name__, module.__spec__.name)"
     assert run(program).split() == ["2", "0", "AMNSProcessor", "transformers.models.auto.processing_auto"]
+
+
+def test_the_package_alone_does_not_import_transformers():
+    show = "import sys, modeling_amns\nprint({'transformers', 'torch', 'numpy'} & set(sys.modules))"
+    assert run(show).strip() == "set()"

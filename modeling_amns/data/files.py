@@ -1,11 +1,16 @@
 """Image files below one folder: paths that stay inside it, and which of them are there, found by listing folders."""
 
+import functools
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from PIL import Image
+
+from ..image_modes_amns import readable_formats
 
 MAX_PATH_CHARACTERS = 1024
 # Sub-folders that an error message lists before it counts the rest.
@@ -41,6 +46,48 @@ def relative_path(text: str) -> str:
     return "/".join(parts)
 
 
+@functools.lru_cache(maxsize=1)
+def _other_endings() -> frozenset[str]:
+    """Of pictures that Pillow knows and that are not opened here: `.eps` and its kind."""
+    formats = set(readable_formats())
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name not in formats) | {
+        ".svg",
+        ".svgz",
+        ".pdf",
+    }
+
+
+def check_ending(path: str) -> None:
+    """A ValueError for a file whose name says that it is a picture of a kind that is not read.
+
+    What has no ending, or one that no picture has, is looked at when it is opened.
+    """
+    if os.path.splitext(path)[1].lower() in _other_endings():
+        raise ValueError(f"{path} is of a kind that is not read; expected one of {', '.join(readable_formats())}.")
+
+
+def check_place(path: str, roots: Sequence[str | Path], name: str) -> None:
+    """A ValueError for an image that a stranger's data set names, and that lies in none of these folders.
+
+    Args:
+        path: of a file; of the Hub's own (`hf://`) nothing is asked.
+        roots: the folders.
+        name: of the column.
+    """
+    if path.rpartition("::")[2].startswith("hf://"):
+        return
+    whole = os.path.realpath(path)
+    if not any(_below(whole, os.path.realpath(root)) for root in roots):
+        raise ValueError(f"{name} is the path {path[:200]!r}, expected an image inside the data set or in its folder")
+    if os.path.exists(whole) and not os.path.isfile(whole):
+        raise ValueError(f"{path} is no regular file; expected an image")
+    check_ending(path)
+
+
+def _below(target: str, root: str) -> bool:
+    return target == root or target.startswith(root.rstrip(os.sep) + os.sep)
+
+
 class ImageFolder:
     """What lies below a folder, each sub-folder listed once when it is first asked for.
 
@@ -53,28 +100,34 @@ class ImageFolder:
         self._real = os.path.realpath(root)
         self._files: dict[str, frozenset[str]] = {}
         self._links: set[str] = set()
+        self._odd: set[str] = set()
         self._spellings: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
 
     def missing(self, paths: Iterable[str]) -> list[str]:
         """The paths without a file, in the order given, each once.
 
         Raises:
-            ValueError: a path leads through a link out of the folder.
+            ValueError: a path leads through a link out of the folder, or to what is no regular file or of a kind that
+                is not read.
         """
         absent: dict[str, None] = {}
         for path in paths:
+            check_ending(path)
             parent, _, name = path.rpartition("/")
             if name not in self._listing(parent):
+                if path in self._odd:
+                    self.check(path)
                 absent[path] = None
             elif path in self._links:
                 self._refuse_outside(path)
         return list(absent)
 
     def check(self, path: str) -> None:
-        """A ValueError for a path that leads through a link out of the folder, or to what is no regular file.
+        """A ValueError for a path as `missing` has them.
 
         Looks at this path alone, where `missing` lists its whole folder. A file that is not there passes.
         """
+        check_ending(path)
         self._refuse_outside(path)
         whole = os.path.join(self.root, path)
         if os.path.exists(whole) and not os.path.isfile(whole):
@@ -117,6 +170,8 @@ class ImageFolder:
                             names.append(entry.name)
                             if entry.is_symlink():
                                 self._links.add(f"{parent}/{entry.name}".lstrip("/"))
+                        elif not entry.is_dir() and os.path.exists(entry.path):
+                            self._odd.add(f"{parent}/{entry.name}".lstrip("/"))
             except (FileNotFoundError, NotADirectoryError):
                 pass
             self._files[parent] = frozenset(names)
@@ -124,7 +179,7 @@ class ImageFolder:
 
     def _refuse_outside(self, path: str) -> None:
         target = os.path.realpath(os.path.join(self.root, path))
-        if target != self._real and not target.startswith(self._real.rstrip(os.sep) + os.sep):
+        if not _below(target, self._real):
             raise ValueError(
                 f"{path} in {self.root} is a link to {target}, outside of the image folder. Copy or hard-link the "
                 f"files into it (cp -rl), or make {self.root} itself a link to the folder that holds all images."
@@ -162,4 +217,4 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-__all__ = ["ImageFolder", "relative_path"]
+__all__ = ["ImageFolder", "check_ending", "check_place", "relative_path"]

@@ -1,12 +1,11 @@
 """Decoding one image: any file and any PIL mode to upright RGB, errors that name the file."""
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 
-from ..image_modes_amns import check_regular, orientation, readable_formats, to_rgb
+from ..image_modes_amns import open_image, orientation, to_rgb, why_unreadable
 
 # A JPEG is decoded at a fraction of its size while that is at least this many times the size wanted: the decoder
 # averages what the resize would have averaged. `scripts/benchmark.py data` prints how far the pixels differ.
@@ -19,8 +18,8 @@ def decode_image(
     """An image in RGB, upright, read to its end.
 
     Modes are treated as the processor does (`to_rgb`): EXIF rotation applied, 16-bit greys scaled to 8 bits,
-    transparency dropped, palettes, CMYK and greys converted as PIL does. Formats that Pillow hands to other programs
-    (EPS) and what is no regular file are not opened.
+    transparency dropped, palettes, CMYK and greys converted as PIL does. Files are opened by `open_image`, which names
+    the formats and sizes that it takes.
 
     Args:
         image: a PIL image, or what a `datasets.Image(decode=False)` column holds: `{"path": ..., "bytes": ...}`.
@@ -48,7 +47,7 @@ def decode_image(
     except Exception as error:  # PIL's plugins raise whatever a broken file leads them to, up to struct.error
         found = f" in {path}" if path and str(path) != str(where) else ""
         raise ValueError(
-            f"Cannot read image {where}{found}: {type(error).__name__}: {error}. Get the file again or remove its "
+            f"Cannot read image {where}{found}: {why_unreadable(error)}. Get the file again or remove its "
             "record; scripts/check_data.py lists all unreadable images."
         ) from error
 
@@ -57,9 +56,7 @@ def _decode_file(image: Mapping[str, Any], size: tuple[int, int] | None) -> Imag
     data = image.get("bytes")
     if data is None and image.get("path") is None:
         raise ValueError("it has neither a path nor bytes")
-    if data is None:
-        check_regular(image["path"])
-    with Image.open(io.BytesIO(data) if data is not None else image["path"], formats=readable_formats()) as opened:
+    with open_image(image["path"] if data is None else data) as opened:
         if size is not None and opened.format == "JPEG" and opened.mode == "RGB":
             height, width = size
             if orientation(opened) >= 5:

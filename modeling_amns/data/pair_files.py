@@ -42,7 +42,7 @@ class Columns:
         lacking = [name for name in (self.image, self.caption, self.person_id) if name not in found]
         if lacking:
             raise ValueError(
-                f"{source} has no column {', '.join(lacking)}; its columns are {', '.join(map(str, found))}. "
+                f"{source} has no column {', '.join(lacking)}; its columns are {_names(found)}. "
                 "Name yours with image_column, caption_column, person_id_column and split_column."
             )
         return self.split in found
@@ -68,6 +68,12 @@ class Columns:
                 'split_column, pass {"train": SOURCE, "test": SOURCE}, or split=None to train on all rows.'
             )
         return split
+
+
+def _names(found: list[str]) -> str:
+    """Column names on one line, the first of many."""
+    shown = [name if name.isprintable() else ascii(name) for name in (str(name)[:60] for name in found[:20])]
+    return ", ".join(shown + [f"and {len(found) - 20:,} more"] * (len(found) > 20))
 
 
 def read_rows(file: Path) -> Iterator[dict]:
@@ -213,7 +219,12 @@ def same_kind(records: list[Record], source: str) -> list[Record]:
 
 
 def inside(value: object, name: str, root: str) -> str:
-    """The path of an image relative to the image folder `root`; a ValueError says what it is instead."""
+    """The path of an image relative to the image folder `root`; a ValueError says what it is instead.
+
+    As `datasets` writes images, `{"path": ...}` is one as well.
+    """
+    if isinstance(value, dict) and value.get("bytes") is None:
+        value = value.get("path", value)
     if not isinstance(value, str):
         raise ValueError(f"{name} is {describe(value)}, expected the path of an image as a string")
     if os.path.isabs(value):

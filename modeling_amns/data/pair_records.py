@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from .files import ImageFolder
+from .files import ImageFolder, check_place
 from .pair_files import Columns, captions_of, own_id, read_rows, same_kind, to_records
 from .pair_sources import Opened, open_parquet
 from .records import Record, check_duplicates, reporter, split_name
@@ -69,7 +69,7 @@ def read_pairs(
     report = reporter(title, problems)
     images: ImageFolder | datasets.Dataset
     if isinstance(data, datasets.Dataset) and isinstance(data.features[names.image], datasets.Image):
-        records = _image_records(data, names, has_split, chosen, title, report)
+        records = _image_records(data, names, has_split, chosen, opened, report)
         images = data.select_columns([names.image])
         images = images if names.image == "image" else images.rename_column(names.image, "image")
     else:
@@ -88,7 +88,7 @@ def _image_records(
     names: Columns,
     has_split: bool,
     chosen: str | None,
-    title: str,
+    opened: Opened,
     report: Callable[[int, str], None],
 ) -> list[Record]:
     """Records of a data set that holds its images."""
@@ -115,11 +115,13 @@ def _image_records(
         try:
             if not key:
                 raise ValueError(f"{names.image} is nothing (null), expected an image")
+            if key == file and opened.places is not None:
+                check_place(file, opened.places, names.image)
             captions = captions_of(caption, names.caption)
             records.append(Record(number, own_id(person, names.person_id), key, captions, splits[number], file))
         except ValueError as error:
             report(number, str(error))
-    return same_kind(records, title)
+    return same_kind(records, opened.title)
 
 
 def _image_keys(batch: dict[str, list], column: str) -> dict[str, list]:

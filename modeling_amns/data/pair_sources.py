@@ -3,13 +3,15 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import datasets
 import pyarrow.compute as pc
+from huggingface_hub import constants
 
+from ..brief import in_short
 from .pair_files import TABLES
 from .records import SPLIT_NAMES, SPLITS, describe
 
@@ -29,12 +31,15 @@ class Opened:
         data: a table file, or a `datasets` object.
         image_root: folder of the images that are given as paths.
         whole: whether it is a split by itself, whatever its columns say.
+        places: folders in which the images of an `Image` column lie that are given as paths; None where the data set
+            was handed over as an object, whose owner may name any file.
     """
 
     title: str
     data: Path | Data
     image_root: Path
     whole: bool
+    places: tuple[Path, ...] | None = None
 
 
 def is_hub_id(source: str) -> bool:
@@ -57,6 +62,7 @@ def open_source(source: Source, split: str | None, image_root: str | Path | None
         source, title, whole = _pick(source, split), f"the source of {split}", True
     data = _resolve(source, streaming)
     root = _image_root(image_root, source, data)
+    places = _places(source, root)
     if isinstance(data, Mapping):
         alone = split is None and len(data) == 1
         data, whole = next(iter(data.values())) if alone else _pick(data, split), True
@@ -65,7 +71,7 @@ def open_source(source: Source, split: str | None, image_root: str | Path | None
         data = data.with_format(None)
     if isinstance(data, Path):
         title = str(data)
-    return Opened(title, data, root, whole)
+    return Opened(title, data, root, whole, places)
 
 
 def open_splits(source: Source, image_root: str | Path | None) -> list[tuple[str, Opened]]:
@@ -79,7 +85,9 @@ def open_splits(source: Source, image_root: str | Path | None) -> list[tuple[str
     unknown = [str(name) for split, name in found if not split]
     if unknown:
         raise ValueError(f"The source has the splits {', '.join(unknown)}; expected {', '.join(SPLITS)}.")
-    return [(split, open_source(data, split, root)) for split, _ in found]
+    places = _places(source, root)
+    opened = [(split, open_source(data, split, root)) for split, _ in found]
+    return [(split, one if places is None else replace(one, places=places)) for split, one in opened]
 
 
 def open_parquet(file: Path, image: str) -> datasets.Dataset:
@@ -93,8 +101,11 @@ def open_parquet(file: Path, image: str) -> datasets.Dataset:
     """
     try:
         data = datasets.Dataset.from_parquet(str(file))
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        cause = error.__cause__ or error
+        # Text that is no UTF-8 would be an error of whoever reads it.
+        data.data.table.validate(full=True)
+    # What pyarrow makes of a broken header: errors of the file, of memory, of types and of text.
+    except Exception as error:
+        cause = in_short(error.__cause__ or error)
         raise ValueError(f"{file} is not a Parquet file that can be read: {cause}") from error
     kind = data.features.get(image)
     if getattr(kind, "dtype", "") in ("binary", "large_binary"):
@@ -174,6 +185,15 @@ def _image_root(image_root: str | Path | None, source: Source, data: object) -> 
     if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
         return Path(source).expanduser()
     return Path.cwd()
+
+
+def _places(source: Source, image_root: str | Path | None) -> tuple[Path, ...] | None:
+    """Where the images of a source of others lie: its folder, or where `datasets` puts what it downloads."""
+    if not isinstance(source, (str, Path)):
+        return None
+    caches = datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE
+    downloaded = () if Path(source).expanduser().exists() else caches
+    return tuple(Path(place) for place in (image_root, *downloaded) if place is not None)
 
 
 __all__ = ["Opened", "Source", "is_hub_id", "open_parquet", "open_source", "open_splits"]

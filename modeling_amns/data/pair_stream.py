@@ -10,7 +10,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet
 
-from .files import ImageFolder
+from ..brief import in_short
+from .files import ImageFolder, check_place
 from .pair_files import Columns, captions_of, inside, own_id, read_rows, whole_number
 from .pair_sources import Opened
 from .records import check_person_id, describe, split_name
@@ -46,7 +47,7 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
         stream = data.to_iterable_dataset() if isinstance(data, datasets.Dataset) else data.with_format(None)
         if stream.features is not None and isinstance(stream.features.get(names.image), datasets.Image):
             stream = stream.cast_column(names.image, datasets.Image(decode=False))
-            read_image = functools.partial(_image_of_column, name=names.image)
+            read_image = functools.partial(_image_of_column, name=names.image, places=opened.places)
         first = next(iter(stream), None)
     if first is None:
         raise ValueError(f"{title} has no rows.")
@@ -76,8 +77,8 @@ def _table_rows(file: Path, wanted: tuple[str, ...] | None = None) -> Iterator[d
                 for row in batch.to_pylist():
                     yield row
                     number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file} cannot be read as Parquet, after row {number}: {error}") from error
+    except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
+        raise ValueError(f"{file} cannot be read as Parquet, after row {number}: {in_short(error)}") from error
 
 
 def _only(file: Path, wanted: tuple[str, ...]) -> Iterator[dict[str, Any]]:
@@ -127,10 +128,12 @@ def _class_of(value: object, name: str) -> int:
         raise ValueError(f"{error}. A stream cannot number persons anew; streaming=False can") from None
 
 
-def _image_of_column(value: object, name: str) -> Image:
+def _image_of_column(value: object, name: str, places: tuple[Path, ...] | None) -> Image:
     """An image of a data set's own `Image` column, which knows where it lies."""
     if not isinstance(value, Mapping) or (value.get("bytes") is None and not value.get("path")):
         raise ValueError(f"{name} is {describe(value)}, expected an image")
+    if value.get("bytes") is None and places is not None:
+        check_place(value["path"], places, name)
     return {"bytes": value.get("bytes"), "path": value.get("path")}, value.get("path") or ""
 
 
@@ -138,10 +141,8 @@ def _image_of_table(value: object, name: str, images: ImageFolder) -> Image:
     """An image that a table holds, or names: then it lies in the image folder."""
     if isinstance(value, bytes):
         value = {"bytes": value}
-    if isinstance(value, Mapping):
-        if isinstance(value.get("bytes"), bytes):
-            return {"bytes": value["bytes"], "path": value.get("path")}, value.get("path") or ""
-        value = value.get("path")
+    if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
+        return {"bytes": value["bytes"], "path": value.get("path")}, value.get("path") or ""
     path = inside(value, name, images.root)
     images.check(path)
     return {"bytes": None, "path": os.path.join(images.root, path)}, path

@@ -1,5 +1,6 @@
 """One record of an annotation: an image, its person and its captions, and the checks of each field."""
 
+import re
 import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -11,6 +12,8 @@ from .files import relative_path
 # Longer strings are files pasted into the wrong field; a caption is cut at 77 tokens anyway.
 MAX_CAPTION_CHARACTERS = 100_000
 SPLITS = ("train", "val", "test")
+# Of these a caption may hold what parts words: tabs, ends of lines and pages.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 # Spellings of the splits, in small letters.
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 
@@ -80,6 +83,8 @@ def check_caption(value: object, name: str) -> str:
         raise ValueError(f"{name} is empty, expected a sentence: write one, or delete it from the file")
     if len(value) > MAX_CAPTION_CHARACTERS:
         raise ValueError(f"{name} has {len(value):,} characters, expected at most {MAX_CAPTION_CHARACTERS:,}")
+    if _CONTROL.search(value):
+        raise ValueError(f"{name} is {describe(value)}, expected a sentence without control characters")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -21,14 +21,16 @@ for index in (-(query @ gallery.T)[0]).argsort()[:5]:
 """
 
 import argparse
+import contextlib
 import functools
 import html
 import io
 import json
 import os
+import re
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,13 @@ _TURNS = {
 }
 # Where a file keeps its orientation. A turned image must not carry it on, or the next reader turns it again.
 _METADATA = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-# Pillow hands these to other programs (Ghostscript, Windows' own drawing) or has no decoder for them at all.
-_NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+# Pillow decodes these by itself; others it hands to programs, as EPS to Ghostscript. As the processor reads.
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000")
+MAX_IMAGE_BYTES = 256 * 2**20
+MAX_IMAGE_PIXELS = 80_000_000
+# Encoders write about ten. Each costs the time of the whole picture, and a few bytes.
+_MAX_SCANS = 100
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 # Rounding may carry a float image in [0, 1] a little beyond its ends.
 _SLACK = 1e-3
 
@@ -64,11 +71,18 @@ class OnnxRetrieval:
         folder: what `scripts/export.py` wrote.
         int8: take the quantised encoders.
         providers: execution providers of onnxruntime; default the CPU's.
+        encoders: which of the two to read.
     Raises:
         FileNotFoundError: the folder is no export, or was exported without `--int8`.
     """
 
-    def __init__(self, folder: str | Path, int8: bool = False, providers: Sequence[str] | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        int8: bool = False,
+        providers: Sequence[str] | None = None,
+        encoders: Sequence[str] = ("image", "text"),
+    ):
         folder = Path(folder)
         if not (folder / PREPROCESSING_FILE).is_file():
             raise FileNotFoundError(f"{folder} has no {PREPROCESSING_FILE}; write it with scripts/export.py.")
@@ -76,7 +90,8 @@ class OnnxRetrieval:
         self.image, self.text = parameters["image"], parameters["text"]
         self.dimension = parameters["embedding"]["dimension"]
         self.sessions = {}
-        for encoder, files in parameters["models"].items():
+        for encoder in encoders:
+            files = parameters["models"][encoder]
             file = folder / files.get("int8" if int8 else "fp32", "")
             if not file.is_file():
                 raise FileNotFoundError(
@@ -100,10 +115,7 @@ class OnnxRetrieval:
         """
         if not isinstance(image, Image.Image):
             try:
-                if not stat.S_ISREG(os.stat(image).st_mode):
-                    # Reading a pipe or a device may never end.
-                    raise ValueError("it is no regular file")
-                with Image.open(image, formats=readable_formats()) as opened:
+                with open_image(image) as opened:
                     return self.pixels(opened)
             except FileNotFoundError:
                 raise
@@ -147,13 +159,51 @@ class OnnxRetrieval:
         return np.concatenate(parts)
 
 
+@contextlib.contextmanager
+def open_image(source: str | Path | bytes) -> Iterator[Image.Image]:
+    """An image file, or its bytes, opened by Pillow and not yet decoded.
+
+    Raises:
+        ValueError: no regular file, too large, or a JPEG made to take hours.
+    """
+    if not isinstance(source, bytes):
+        found = os.stat(source)
+        if not stat.S_ISREG(found.st_mode):
+            # Reading a pipe or a device may never end.
+            raise ValueError("it is no regular file")
+        size = found.st_size
+    else:
+        size = len(source)
+    if size > MAX_IMAGE_BYTES:
+        raise ValueError(f"it has {size:,} bytes, expected at most {MAX_IMAGE_BYTES:,}")
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    with Image.open(io.BytesIO(data), formats=readable_formats()) as opened:
+        width, height = opened.size
+        if width * height > MAX_IMAGE_PIXELS:
+            raise ValueError(f"it has {width:,} x {height:,} pixels, expected at most {MAX_IMAGE_PIXELS:,} in all")
+        if opened.info.get("progressive") and _scans(data) > _MAX_SCANS:
+            raise ValueError(f"it has more than {_MAX_SCANS} scans, expected about ten; save it anew")
+        yield opened
+
+
+def _scans(data: bytes) -> int:
+    """Scans of the first picture of a JPEG file, counted no further than is asked."""
+    scans, place = 0, 2
+    while scans <= _MAX_SCANS and (marker := _MARKER.search(data, place)):
+        kind, place = data[marker.end() - 1], marker.end()
+        if kind == 0xD9:
+            break
+        scans += kind == 0xDA
+        # What a segment holds is skipped, thumbnails too.
+        place += int.from_bytes(data[place : place + 2], "big")
+    return scans
+
+
 @functools.lru_cache(maxsize=1)
 def readable_formats() -> tuple[str, ...]:
-    """The formats of Pillow that are opened: those that it decodes by itself."""
-    # The common ones are tried first.
-    Image.preinit()
+    """The formats that are opened, of those that this Pillow knows."""
     Image.init()
-    return tuple(name for name in Image.ID if name not in _NOT_READ)
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -28,6 +28,7 @@ from ..configuration_amns import AMNSConfig
 from ..disk import whole_folder, write_whole
 from ..evaluation import evaluate_retrieval
 from ..extras import require
+from ..fingerprint import model_fingerprint
 from ..loading import check_fit, end_token_id
 from ..modeling_amns import AMNSModel
 from ..processing_amns import AMNSProcessor
@@ -173,7 +174,7 @@ def export_onnx(
         tokenizer.no_truncation()
         tokenizer.save(str(aside / "tokenizer.json"))
         shutil.copy(Path(__file__).with_name("amns_onnx.py"), aside)
-        parameters = preprocessing(model, processor, files)
+        parameters = {**preprocessing(model, processor, files), "weights": model_fingerprint(model)}
         write_whole(aside / PREPROCESSING_FILE, json.dumps(parameters, indent=2) + "\n")
     return deviations
 

@@ -1,0 +1,247 @@
+"""`amns index` and `amns search`: from a folder of person images and a sentence to the person."""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .building import is_main
+from .encoders import ExportedEncoder, end_processes
+from .gallery import PersonGallery
+from .place import BROKEN, SETTINGS, GalleryInUse
+
+# In the folder of images; hidden, so that it is not taken for one of theirs.
+HIDDEN = ".amns"
+
+
+def add_index(parser: argparse.ArgumentParser) -> None:
+    """The options of `amns index`."""
+    _add_place(parser)
+    _add_building(parser)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """The options of `amns search`."""
+    _add_place(parser)
+    parser.add_argument("sentence", nargs="?", help="what to search for")
+    query = parser.add_argument_group("Query: its parts are added up, each as a vector of length 1")
+    query.add_argument("--image", action="append", default=[], metavar="FILE", help="an image to add")
+    query.add_argument("--add", action="append", default=[], metavar="SENTENCE", help="another sentence to add")
+    query.add_argument("--subtract", action="append", default=[], metavar="SENTENCE", help="a sentence to take away")
+    query.add_argument("--subtract_image", action="append", default=[], metavar="FILE", help="an image to take away")
+    query.add_argument("-k", type=int, default=10, help="how many images, default 10")
+    query.add_argument(
+        "--where", metavar="FILTER", help="only images whose metadata fit, e.g. \"camera = 'c3' AND person_id < 9\""
+    )
+    query.add_argument("--group_by", metavar="COLUMN", help="the best image of each value, e.g. of each person_id")
+    way = query.add_mutually_exclusive_group()
+    way.add_argument("--exact", action="store_true", help="compare every vector, however many there are")
+    way.add_argument("--approximate", action="store_true", help="ask the index, however few there are")
+    query.add_argument(
+        "--int8",
+        action="store_true",
+        help="read the query with an exported model's quantised encoder: a quicker start",
+    )
+    output = parser.add_argument_group("Output")
+    kind = output.add_mutually_exclusive_group()
+    kind.add_argument("--json", action="store_true", help="print path, score and metadata as JSON")
+    kind.add_argument("--paths", action="store_true", help="print paths alone, a line each")
+    output.add_argument("--html", metavar="FILE", help="also write one page with everything in it")
+    output.add_argument("--sheet", metavar="FILE", help="also write a picture of the images found")
+    building = _add_building(parser)
+    building.add_argument("--no_index", action="store_true", help="search what is indexed, look for no new images")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="folder of images, read with its sub-folders; or a gallery")
+    parser.add_argument(
+        "--gallery", type=Path, metavar="DIR", help=f"where the gallery lies, default {HIDDEN} in the folder"
+    )
+    parser.add_argument("--model", help="checkpoint's folder, id on the Hub, or an exported model's folder")
+
+
+def _add_building(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    building = parser.add_argument_group("Index")
+    building.add_argument(
+        "--metadata", metavar="FILE", help="CSV, TSV, JSON, JSONL or Parquet with a column path and any others"
+    )
+    building.add_argument("--batch_size", type=int, default=64, help="images at a time")
+    building.add_argument("--num_workers", type=int, default=0, help="processes that decode images")
+    return building
+
+
+def index(options: argparse.Namespace) -> int:
+    """Brings a folder's gallery up to date, or makes it."""
+    gallery = _open(options)
+    if gallery is None:
+        gallery = _make(options)
+    else:
+        _update(gallery, options)
+    if is_main():
+        _report(gallery, options)
+    end_processes()
+    return 0
+
+
+def search(options: argparse.Namespace) -> int:
+    """Prints the images of a folder that fit a query best."""
+    if options.k < 1:
+        raise ValueError(f"-k must be 1 or more, found {options.k}.")
+    text, image = _query(options)
+    gallery = _open(options)
+    if gallery is None:
+        if options.no_index:
+            raise ValueError(f"There is no gallery for {options.folder} yet, and --no_index was given.")
+        gallery = _make(options)
+        _report(gallery, options)
+    elif not options.no_index and (options.metadata is not None or not gallery.is_current()):
+        try:
+            _update(gallery, options)
+            _report(gallery, options)
+        except (GalleryInUse, PermissionError) as error:
+            _note(options, f"new images are not searched. {error}")
+    if options.int8:
+        gallery = _quantised(gallery, options)
+    exact = True if options.exact else False if options.approximate else None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        hits = gallery.search(text, image, options.k, options.where, options.group_by, exact)
+    for warning in caught:
+        if warning.category is UserWarning:
+            _note(options, str(warning.message))
+    _print(gallery, hits, options)
+    return 0
+
+
+def _quantised(gallery: PersonGallery, options: argparse.Namespace) -> PersonGallery:
+    """The same gallery, asked through the quantised encoders; its images are embedded by the whole ones."""
+    name = options.model or gallery.settings["name"]
+    if not Path(name).is_dir() or not list(Path(name).glob("*.int8.onnx")):
+        raise ValueError(
+            f"--int8 needs a model that was exported with --int8; {name} is none. Leave it out, or export."
+        )
+    quantised = PersonGallery.load(options.place, ExportedEncoder(name, int8=True))
+    quantised.settings["source"] = gallery.settings.get("source")
+    return quantised
+
+
+def _query(options: argparse.Namespace) -> tuple[Any, Any]:
+    added = [] if options.sentence is None else [options.sentence]
+    text = [*((part, 1.0) for part in [*added, *options.add]), *((part, -1.0) for part in options.subtract)]
+    image = [*((part, 1.0) for part in options.image), *((part, -1.0) for part in options.subtract_image)]
+    if not text and not image:
+        raise ValueError('Say what to search for: a sentence such as "a woman in a red coat", or --image FILE.')
+    return text, image
+
+
+def _open(options: argparse.Namespace) -> PersonGallery | None:
+    """The folder's gallery, or the gallery that the folder is; `None` where there is none yet."""
+    folder = options.folder
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    itself = options.gallery is None and (folder / SETTINGS).is_file()
+    place = folder if itself else options.gallery or folder / HIDDEN
+    options.place = place
+    if not (place / SETTINGS).is_file():
+        return None
+    gallery = PersonGallery.load(place, options.model, None, options.batch_size, options.num_workers)
+    resolved = folder.resolve()
+    if not itself:
+        # A folder that was moved takes its hidden gallery along; a gallery elsewhere belongs to one folder.
+        if place.resolve().parent != resolved and gallery.source not in (None, resolved):
+            raise ValueError(f"The gallery {place} is of {gallery.source}, not of {resolved}; give each its own.")
+        gallery.settings["source"] = str(resolved)
+    return gallery
+
+
+def _make(options: argparse.Namespace) -> PersonGallery:
+    if options.model is None:
+        raise ValueError(
+            f"There is no gallery for {options.folder} yet. Say which model to index it with: "
+            f"amns index {options.folder} --model MODEL."
+        )
+    with _writable(options):
+        return PersonGallery.from_images(
+            options.model,
+            None,
+            options.folder,
+            options.metadata,
+            options.place,
+            options.batch_size,
+            options.num_workers,
+            progress=sys.stderr.isatty(),
+        )
+
+
+def _update(gallery: PersonGallery, options: argparse.Namespace) -> None:
+    with _writable(options):
+        gallery.update(metadata=options.metadata, progress=sys.stderr.isatty())
+
+
+class _writable:
+    """Says of a folder that can't be written to what to do about it."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        place = str(self.options.place)
+        if (
+            isinstance(error, OSError)
+            and error.errno in (1, 13, 30)
+            and str(error.filename or place).startswith(place)
+        ):
+            raise PermissionError(
+                f"The gallery {place} can't be written ({error.strerror}); pass --gallery DIR with a folder that can."
+            ) from error
+
+
+def _report(gallery: PersonGallery, options: argparse.Namespace) -> None:
+    _note(options, f"{gallery.changes}; {len(gallery):,} images in {options.place}")
+    broken = list(gallery.changes.broken.items())
+    for path, reason in broken[:10]:
+        _note(options, f"left out {path}: {reason[:200]}")
+    if len(broken) > 10:
+        _note(options, f"left out {len(broken) - 10:,} more; all are in {options.place / BROKEN}")
+
+
+def _print(gallery: PersonGallery, hits: list[Any], options: argparse.Namespace) -> None:
+    from .pages import as_html, as_json, as_lines, as_sheet, read_file
+
+    root = gallery.source
+    read = read_file(root)
+    shown_root = root if (options.folder / SETTINGS).is_file() else options.folder
+
+    def place(path: str) -> str:
+        return path if shown_root is None else str(shown_root / path)
+
+    if options.json:
+        print(as_json(hits, place))
+    elif options.paths:
+        for hit in hits:
+            print(place(hit.path))
+    elif hits:
+        print(as_lines(hits))
+    if not hits:
+        _note(options, "no image fits the filter." if options.where else "the gallery is empty.")
+    parts = [*filter(None, [options.sentence]), *options.add, *options.image]
+    title = " + ".join(parts) + "".join(f" - {part}" for part in [*options.subtract, *options.subtract_image])
+    if options.html:
+        about = [f"{len(hits)} of {len(gallery):,} images", f"where {options.where}" if options.where else ""]
+        page = as_html(hits, title, " · ".join(filter(None, about)), read)
+        Path(options.html).write_text(page, encoding="utf-8")
+        _note(options, f"wrote {options.html}")
+    if options.sheet:
+        as_sheet(hits, title, read).save(options.sheet)
+        _note(options, f"wrote {options.sheet}")
+
+
+def _note(options: argparse.Namespace, text: str) -> None:
+    """A line beside the result, which goes to stdout alone."""
+    print(f"{options.program}: {' '.join(text.split())}", file=sys.stderr)
+
+
+__all__ = ["HIDDEN", "add_index", "add_search", "index", "search"]

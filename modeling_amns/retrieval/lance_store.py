@@ -1,0 +1,277 @@
+"""Rows in LanceDB, on disk: versions, so that no reader sees half a change, filters in SQL, an index for millions."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from ..extras import require
+from .exact import EXACT_ROWS, ExactIndex, check_group, open_quick, remove_quick, write_quick
+from .hits import Hit
+from .table import FILE_COLUMNS, Table, arrow_type, joined_kinds, kind_of, states_of, vector_array
+from .where import to_sql
+
+if TYPE_CHECKING:
+    import lancedb
+
+_NAME = "images"
+# Of the square root of n lists that an index of n rows has, this share is read, at least 40.
+_PROBED = 0.05
+# So many times k candidates are compared again by their whole vectors.
+_REFINE = 20
+# Readers that opened the gallery so long ago may find their version gone.
+_KEPT = timedelta(days=1)
+
+
+class LanceStore:
+    """A table of LanceDB in a gallery's folder.
+
+    Small galleries are searched exactly, in memory (`ExactIndex`; LanceDB's own flat search takes 18 times as long),
+    by a copy that `finish` leaves beside the table for those who start. Above `EXACT_ROWS` rows an IVF_PQ index finds
+    candidates, which are compared again by their whole vectors.
+
+    Args:
+        folder: of the gallery.
+        dimension: of the vectors.
+    """
+
+    def __init__(self, folder: Path, dimension: int):
+        self.folder, self.dimension = folder, dimension
+        self._opened: Any = None
+        self._exact: tuple[list[str], ExactIndex] | None = None
+        self._indexed: tuple[list[str], bool] | None = None
+
+    @property
+    def table(self) -> "lancedb.table.Table":
+        """The table at its newest version, made if there is none."""
+        # It logs what is no news, such as that a new table is new.
+        os.environ.setdefault("LANCE_LOG", "error")
+        if self._opened is None:
+            database = require("lancedb", "search", "A gallery in a folder").connect(str(self.folder))
+            with _readable(self.folder):
+                if (self.folder / f"{_NAME}.lance").is_dir():
+                    self._opened = database.open_table(_NAME)
+                else:
+                    empty = Table([], [], np.zeros((0, self.dimension), np.float32))
+                    self._opened = database.create_table(_NAME, empty.to_arrow())
+        with _readable(self.folder):
+            self._opened.checkout_latest()
+        return self._opened
+
+    @property
+    def state(self) -> list[str]:
+        """Names of the versions on disk; it differs after every change."""
+        try:
+            return sorted(os.listdir(self.folder / f"{_NAME}.lance" / "_versions"))
+        except FileNotFoundError:
+            return []
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each metadata column."""
+        quick = self._quick()
+        return quick.kinds if quick is not None else self._kinds()
+
+    def _kinds(self) -> dict[str, str]:
+        own = {"path", "vector", *FILE_COLUMNS}
+        return {field.name: kind_of(field) for field in self.table.schema if field.name not in own}
+
+    def __len__(self) -> int:
+        quick = self._quick()
+        return len(quick) if quick is not None else self.table.count_rows()
+
+    def put(self, table: Table) -> None:
+        """Adds or replaces rows in one commit; new columns are added before, and other kinds written anew."""
+        if not len(table):
+            return
+        before = self._kinds()
+        kinds = joined_kinds(before, table.kinds)
+        if any(kinds[name] != kind for name, kind in before.items()):
+            self._write_anew(self.read(vectors=True).in_kinds(kinds))
+        elif len(kinds) > len(before):
+            import pyarrow as pa
+
+            fresh = [pa.field(name, arrow_type(kind)) for name, kind in kinds.items() if name not in before]
+            self.table.add_columns(pa.schema(fresh))
+        # By name: a table keeps the order in which its columns came.
+        rows = table.in_kinds(kinds).to_arrow().select(self.table.schema.names).cast(self.table.schema)
+        self.table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+
+    def _write_anew(self, table: Table) -> None:
+        database = require("lancedb", "search", "A gallery in a folder").connect(str(self.folder))
+        self._opened = database.create_table(_NAME, table.to_arrow(), mode="overwrite")
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Removes rows, all in one commit."""
+        gone = list(dict.fromkeys(paths))
+        if gone:
+            self.table.delete(_among(gone))
+
+    def read(self, vectors: bool = False) -> Table:
+        """All rows."""
+        quick = None if vectors else self._quick()
+        if quick is not None:
+            return quick.files()
+        table = self.table
+        with _readable(self.folder):
+            names = [name for name in table.schema.names if vectors or name != "vector"]
+            return Table.from_arrow(table.search().select(names).limit(None).to_arrow())
+
+    def states(self) -> dict[str, tuple[int, int]]:
+        """Bytes and time of the last change of each file, by path."""
+        quick = self._quick()
+        return quick.states() if quick is not None else states_of(self.read())
+
+    def vectors(self, paths: list[str]) -> np.ndarray:
+        """Vectors of rows by path."""
+        parts = [np.zeros((0, self.dimension), np.float32)]
+        for start in range(0, len(paths), 500):
+            some = paths[start : start + 500]
+            found = self.table.search().where(_among(some)).select(["path", "vector"]).limit(None).to_arrow()
+            row = {path: number for number, path in enumerate(found.column("path").to_pylist())}
+            parts.append(vector_array(found.column("vector"))[[row[path] for path in some]])
+        return np.concatenate(parts)
+
+    def search(
+        self, query: np.ndarray, k: int, where: str | None, group_by: str | None, exact: bool | None
+    ) -> list[Hit]:
+        """Exactly up to `EXACT_ROWS` rows or on demand, else by the index."""
+        if group_by is not None:
+            check_group(group_by, self.kinds)
+        if exact is not False:
+            index = self._exact_index()
+            if index is not None:
+                return index.search(query, k, where, group_by)
+        if exact is False and not self.has_index:
+            raise ValueError("The gallery has no index that approximates; make one with build_index().")
+        flat = exact or not self.has_index
+        if group_by is None:
+            return self._ask(query, k, where, flat)
+        # One person may fill any number of places: ask for more until there are enough.
+        wanted, total = 4 * k, self.table.count_rows()
+        while True:
+            hits = self._ask(query, min(wanted, total), where, flat)
+            grouped = best_of_each(hits, group_by)
+            if len(grouped) >= k or len(hits) < wanted:
+                return grouped[:k]
+            wanted *= 4
+
+    def _ask(self, query: np.ndarray, k: int, where: str | None, flat: bool) -> list[Hit]:
+        table, kinds = self.table, self._kinds()
+        k = max(1, min(k, table.count_rows()))
+        asked = cast(Any, table.search(query)).distance_type("cosine").limit(k)
+        if flat:
+            asked = asked.bypass_vector_index()
+        else:
+            probes = max(40, round(_PROBED * table.count_rows() ** 0.5))
+            asked = asked.nprobes(probes).refine_factor(_REFINE)
+        if where is not None:
+            condition = to_sql(where, {"path": "text", **kinds}, "TIMESTAMP '{}'".format)
+            asked = asked.where(condition, prefilter=True)
+        with _readable(self.folder):
+            rows = asked.select(["path", *kinds, "_distance"]).to_arrow().to_pylist()
+        return [
+            Hit(
+                row["path"],
+                1 - row["_distance"],
+                {name: row[name] for name in kinds if row[name] is not None},
+            )
+            for row in rows
+        ]
+
+    @property
+    def has_index(self) -> bool:
+        """Whether there is an index that approximates."""
+        state = self.state
+        if self._indexed is None or self._indexed[0] != state:
+            found = any(index.columns == ["vector"] for index in self.table.list_indices())
+            self._indexed = (state, found)
+        return self._indexed[1]
+
+    def build_index(self) -> None:
+        """Makes the index that approximates, anew if there is one.
+
+        Raises:
+            ValueError: there are too few rows to learn one from.
+        """
+        rows = self.table.count_rows()
+        if rows < 256:
+            raise ValueError(f"An index is learnt from 256 images or more, the gallery has {rows}; search it exactly.")
+        from lancedb.index import IvfPq
+
+        self.table.create_index("vector", config=IvfPq(distance_type="cosine"), replace=True)
+        with contextlib.suppress(ValueError, RuntimeError):
+            self.table.wait_for_index(["vector_idx"], timedelta(hours=1))
+
+    def finish(self) -> None:
+        """Joins the pieces that commits left, brings the index up to date, and leaves the copy for quick starts."""
+        table = self.table
+        if len(table.list_versions()) > 1:
+            table.optimize(cleanup_older_than=_KEPT)
+        rows = table.count_rows()
+        if rows > EXACT_ROWS and not self.has_index:
+            self.build_index()
+        if rows > EXACT_ROWS:
+            remove_quick(self.folder)
+        elif self._quick() is None:
+            state = self.state
+            write_quick(self.folder, self.read(vectors=True), state)
+
+    def _quick(self) -> ExactIndex | None:
+        """The copy, if it holds what the table holds."""
+        state = self.state
+        if self._exact is not None and self._exact[0] == state:
+            return self._exact[1]
+        index = open_quick(self.folder, state) if state else None
+        self._exact = None if index is None else (state, index)
+        return index
+
+    def _exact_index(self) -> ExactIndex | None:
+        quick = self._quick()
+        if quick is not None:
+            return quick
+        state = self.state
+        if self.table.count_rows() > EXACT_ROWS:
+            return None
+        self._exact = (state, ExactIndex.build(self.read(vectors=True)))
+        return self._exact[1]
+
+
+def best_of_each(hits: Iterable[Hit], group_by: str) -> list[Hit]:
+    """The first hit of each value of a column; a hit without one is kept."""
+    seen: set[Any] = set()
+    kept = []
+    for hit in hits:
+        value = hit.metadata.get(group_by)
+        if value is None or value not in seen:
+            seen.add(value)
+            kept.append(hit)
+    return kept
+
+
+def _among(paths: Iterable[str]) -> str:
+    return "path IN (" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + ")"
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    # LanceDB raises all of these for files that are cut off or gone.
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        if isinstance(error, ImportError):
+            raise
+        text = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"The gallery in {folder} can't be read, was it copied in full? Remove it and index the images anew. "
+            f"({type(error).__name__}: {text})"
+        ) from error
+
+
+__all__ = ["LanceStore", "best_of_each"]
