@@ -98,7 +98,6 @@ def test_spoiled_tables_of_text_are_read_or_are_a_documented_error(folder, fuzz)
     assert len(outcomes) < 250 or 0.05 < outcomes.count("ok") / len(outcomes) < 0.9
 
 
-@pytest.mark.xfail(strict=True, reason="what pyarrow raises of a broken Parquet header is an OSError, and has lines")
 def test_spoiled_parquet_is_read_or_is_a_documented_error(folder, fuzz):
     opened = pa.BufferOutputStream()
     pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), opened)
@@ -112,7 +111,6 @@ def test_spoiled_parquet_is_read_or_is_a_documented_error(folder, fuzz):
     fuzz(60, check)
 
 
-@pytest.mark.xfail(strict=True, reason="names of columns are printed as they stand")
 def test_line_ends_in_the_name_of_a_column_do_not_break_the_message(folder):
     file = folder / "names.csv"
     file.write_text('"a\nb",caption,person_id\nimages/0.png,x,1\n')
