@@ -1,23 +1,28 @@
 """Which checkpoints of a run are whole: a manifest is written after every process has finished its files."""
 
+import contextlib
 import json
-import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 from transformers.utils import logging
 
 from . import disk
+from .resuming import ResumesExactly
+from .run_folder import check_wishes, checkpoints_in, delete_run, locked, refuse_foreign, refuse_used, set_back
+from .run_record import differences, make_record, pace_of, read_record, resumed_record, write_record
+from .training_args import AMNSTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 MANIFEST = "manifest.json"
-_NAME = re.compile(r"checkpoint-(\d+)")
+_Made = TypeVar("_Made")
 
 
 def write_manifest(checkpoint: str | Path, to_come: tuple[str, ...] = ()) -> None:
@@ -73,11 +78,8 @@ def last_whole_checkpoint(output_dir: str | Path) -> tuple[Path | None, dict[Pat
     Returns:
         the checkpoint, `None` if there is none, and what was skipped.
     """
-    folder = Path(output_dir)
-    entries = folder.iterdir() if folder.is_dir() else ()
-    found = [(int(name.group(1)), entry) for entry in entries if (name := _NAME.fullmatch(entry.name))]
     skipped: dict[Path, list[str]] = {}
-    for _, checkpoint in sorted(found, reverse=True):
+    for checkpoint in reversed(checkpoints_in(output_dir).values()):
         problems = missing_parts(checkpoint)
         if not problems:
             return checkpoint, skipped
@@ -93,38 +95,138 @@ def disk_full_message(error: BaseException, checkpoint: str | Path) -> str | Non
     return disk.disk_full_message(error, checkpoint, advice)
 
 
-class WholeCheckpoints(Trainer):
-    """Marks checkpoints as whole, resumes from whole ones only, and keeps the last one on a full disk.
+def check_resumable(checkpoint: str | Path) -> None:
+    """Refuses to resume from what is not whole, or from weights alone.
+
+    Raises:
+        ValueError: what is missing, and what to do instead.
+    """
+    problems = missing_parts(checkpoint)
+    if problems:
+        raise ValueError(
+            f"{checkpoint} can't be resumed from: {'; '.join(problems)}. Pass --resume_from_checkpoint true to take "
+            "the newest whole one."
+        )
+    if not (Path(checkpoint) / OPTIMIZER_NAME).is_file():
+        raise ValueError(
+            f"{checkpoint} can't be resumed from: it holds no optimizer state, as with --save_only_model true. Start "
+            "a new run from its weights with --model_name_or_path."
+        )
+
+
+def newest_resumable(output_dir: str | Path) -> Path:
+    """The newest checkpoint of a folder that can be resumed from; newer ones are named in a warning.
+
+    Raises:
+        ValueError: there is none.
+    """
+    reason = ""
+    for checkpoint in reversed(checkpoints_in(output_dir).values()):
+        problems = missing_parts(checkpoint)
+        if not problems:
+            try:
+                check_resumable(checkpoint)
+                return checkpoint
+            except ValueError as error:
+                reason = reason or f" {error}"
+                problems = ["it holds no optimizer state"]
+        logger.warning(f"{checkpoint} is not whole and is skipped: {'; '.join(problems)}.")
+    raise ValueError(f"There is no whole checkpoint in {output_dir} to resume from.{reason}")
+
+
+class WholeCheckpoints(ResumesExactly):
+    """Marks checkpoints as whole and of this run, resumes from such only, and keeps the last one on a full disk.
 
     A new best evaluation is saved although its step is none of `save_steps`: what is called best can be read back.
     """
 
+    args: AMNSTrainingArguments
+    # What decides this run besides its arguments, by name; a program that reads data and model sets it.
+    run_options: Mapping[str, Any] = {}
+    run_record: dict[str, Any] | None = None
     _saved_step: int | None = None
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: object = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
         """As `Trainer.train`; `resume_from_checkpoint=True` (or "true") takes the newest whole checkpoint.
 
         A checkpoint that was being written when its process ended is skipped with a warning; named explicitly, it is
-        an error.
+        an error. A run resumes from checkpoints of its own only: what would make it another run (see
+        `run_record.DECIDING`) must be as it was.
+
+        Raises:
+            ValueError: there is nothing to resume from, the checkpoint is of another run, or a run that starts anew
+                finds another one's checkpoints in `output_dir`.
         """
-        checkpoint = _asked_for(resume_from_checkpoint)
-        if checkpoint is True:
-            found, skipped = last_whole_checkpoint(str(self.args.output_dir))
-            for folder, problems in skipped.items():
-                logger.warning(f"{folder} is not whole and is skipped: {'; '.join(problems)}.")
-            if found is None:
-                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to resume from.")
-            logger.warning(f"Resuming from {found}.")
-            checkpoint = str(found)
-        elif checkpoint:
-            problems = missing_parts(checkpoint)
-            if problems:
+        with contextlib.ExitStack() as stack:
+            # One process decides for all: they would find the folder at different times.
+            checkpoint, self.run_record = self._agreed(lambda: self._begin(resume_from_checkpoint, trial, stack))
+            self.read_state(checkpoint, pace_of(read_record(checkpoint)) if checkpoint else None)
+            inside = checkpoint is not None and Path(checkpoint).parent.resolve() == self._folder.resolve()
+            self._saved_step = self._resumed.global_step if inside and self._resumed else None
+            return super().train(checkpoint, cast(Any, trial), *args, **kwargs)
+
+    @property
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def _agreed(self, work: Callable[[], _Made]) -> _Made:
+        """What the main process makes, on all; its error, too."""
+        outcome: list[Any] = [None, None]
+        if self.is_world_process_zero():
+            try:
+                outcome[0] = work()
+            except (ValueError, OSError) as error:
+                outcome[1] = error
+        broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
+
+    def _begin(
+        self, resume: str | bool | None, trial: object, stack: contextlib.ExitStack
+    ) -> tuple[str | None, dict[str, Any] | None]:
+        asked = asked_for(resume)
+        if trial is not None:
+            # Each trial has a folder of its own, and values that are not set yet.
+            return None, None
+        stack.enter_context(locked(self._folder))
+        check_wishes(bool(asked), self.args.overwrite_output_dir)
+        if not asked:
+            record = make_record(self, self.run_options)
+            if self.args.overwrite_output_dir:
+                delete_run(self._folder)
+            refuse_used(self._folder, whole_run=False)
+            return None, record
+        if asked is True:
+            checkpoint = newest_resumable(self._folder)
+            logger.warning(f"Resuming from {checkpoint}.")
+        else:
+            checkpoint = Path(str(asked))
+            check_resumable(checkpoint)
+        self._check_state(checkpoint)
+        record, before = make_record(self, self.run_options), read_record(checkpoint)
+        step = int(json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"])
+        if before is None:
+            logger.warning(f"{checkpoint} does not say which run wrote it, so its options and data are not compared.")
+        else:
+            changed = differences(before, record)
+            if changed:
                 raise ValueError(
-                    f"{checkpoint} can't be resumed from: {'; '.join(problems)}. Pass "
-                    "--resume_from_checkpoint true to take the newest whole one."
+                    f"{checkpoint} is of another run: {'; '.join(changed)}. Resume with what it was started with, or "
+                    "start a new run from its weights: --model_name_or_path, and another --output_dir."
                 )
-        self._saved_step = None
-        return super().train(checkpoint or None, *args, **kwargs)
+            record = resumed_record(before, record, step)
+            if record["changes"] and record["changes"][-1]["step"] == step:
+                logger.warning(f"The run goes on with other options: {record['changes'][-1]}.")
+        refuse_foreign(self._folder, record["run"])
+        if checkpoint.parent.resolve() == self._folder.resolve():
+            set_back(self._folder, step)
+        return str(checkpoint), record
+
+    def _check_state(self, checkpoint: Path) -> None:
+        """For what a trainer keeps besides: raises an error where a checkpoint lacks it."""
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         is_best = super()._determine_best_metric(metrics, trial)
@@ -145,11 +247,21 @@ class WholeCheckpoints(Trainer):
             write_manifest(output_dir, to_come=(TRAINER_STATE_NAME,))
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        run_dir = Path(self._get_output_dir(trial=trial))
+        folder = run_dir / f"checkpoint-{self.state.global_step}"
+        if self.run_record is None:
+            self.run_record = make_record(self, self.run_options)
+        if self.pace is not None:
+            self.run_record["pace"] = list(self.pace)
+        if self.args.should_save and self.args.save_total_limit:
+            # Older ones are removed, by their names alone.
+            refuse_foreign(run_dir, self.run_record["run"])
         try:
             if self.args.should_save:
-                # Of an earlier run's checkpoint of this step, which is written over.
-                (folder / MANIFEST).unlink(missing_ok=True)
+                _begin_anew(folder)
+                write_record(self.run_record, folder)
+            # No process may write into what is still being emptied.
+            self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
@@ -163,7 +275,15 @@ class WholeCheckpoints(Trainer):
         self._saved_step = self.state.global_step
 
 
-def _asked_for(resume: str | Path | bool | None) -> str | bool:
+def _begin_anew(folder: Path) -> None:
+    """Empties a checkpoint that is written over, its manifest first: from then on it is not whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def asked_for(resume: str | Path | bool | None) -> str | bool:
     """A checkpoint, True for the newest, or False; the command line and recipes hand over text."""
     word = str(resume).lower()
     if word in ("true", "yes", "on"):
@@ -174,8 +294,11 @@ def _asked_for(resume: str | Path | bool | None) -> str | bool:
 __all__ = [
     "MANIFEST",
     "WholeCheckpoints",
+    "asked_for",
+    "check_resumable",
     "disk_full_message",
     "last_whole_checkpoint",
     "missing_parts",
+    "newest_resumable",
     "write_manifest",
 ]

@@ -1,10 +1,12 @@
 """What a training step minimises: the parts of the loss, their means for the log, and whether they are finite."""
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import Trainer, TrainerCallback
 
 from .losses import IDENTITY, MATCHING_LOSSES, identity_loss, matching_loss
 from .modeling_amns import AMNSPersonRetrievalOutput
@@ -102,4 +104,34 @@ class LossRecord:
         return named
 
 
-__all__ = ["LossRecord", "NonFiniteLossError", "loss_parts"]
+class StepKeeper(TrainerCallback):
+    """What happens once an optimizer step, whatever the accumulation: the check of the loss, the teacher's move.
+
+    Args:
+        trainer: an `AMNSTrainer`.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = cast(Any, trainer)
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """A new record; the buckets of gradients are to be settled."""
+        self.trainer.record = LossRecord()
+        self.trainer._settled = False
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """The batches of the step before are forgotten."""
+        self.trainer.record.start_step()
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A loss that is not finite stops the run."""
+        self.trainer.stop_if_not_finite()
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The teacher follows."""
+        # A scaler that skipped the step on overflow left the student as it was.
+        if self.trainer.teacher is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.trainer.teacher.update(self.trainer.student)
+
+
+__all__ = ["LossRecord", "NonFiniteLossError", "StepKeeper", "loss_parts"]

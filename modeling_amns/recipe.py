@@ -3,6 +3,7 @@
 `scripts/train.py` is a thin shell around `run`.
 """
 
+import contextlib
 import platform
 import time
 from dataclasses import fields
@@ -27,6 +28,7 @@ from .adapters import (
     save_final,
 )
 from .cards import PICTURES
+from .checkpoints import asked_for, missing_parts
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
@@ -39,7 +41,9 @@ from .modeling_amns import AMNSForPersonRetrieval
 from .processing_amns import AMNSProcessor
 from .report import FROM_SCRATCH, METRICS, EpochFigures, RunReport, figures_table, weights_sha256
 from .run_arguments import DataArguments, ModelArguments, parse_arguments
+from .run_folder import check_wishes, locked, refuse_used
 from .run_options import check_selection, read_recipe
+from .run_record import read_record
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
 from .visualization import as_seen, draw_masks, ranking_picture, spread
@@ -134,13 +138,25 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     Raises:
         ValueError: the best epoch could not be read back, because checkpoints are rarer than evaluations.
     """
-    began, memory = time.time(), PeakMemory(args.device)
+    folder = Path(str(args.output_dir))
     check_selection(args)
     check_adapter_options(start)
+    resumes = bool(asked_for(args.resume_from_checkpoint))
+    check_wishes(resumes, args.overwrite_output_dir, folder, start.model_name_or_path)
+    if not resumes and not args.overwrite_output_dir:
+        refuse_used(folder, whole_run=True)
+    # Until model and report stand, no other run may write here.
+    with locked(folder) if args.should_save else contextlib.nullcontext():
+        return _run(data, start, args, folder)
+
+
+def _run(
+    data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments, folder: Path
+) -> tuple[AMNSTrainer, RunReport]:
+    began, memory = time.time(), PeakMemory(args.device)
     # What it asks for is what a run leaves in any case. Done by the trainer, before the last epoch is evaluated, the
     # figures called "last" would be those of the best.
     args.load_best_model_at_end = False
-    folder = Path(str(args.output_dir))
     if "trackio" in (args.report_to or ()) and not args.run_name:
         # It ends the run with the training; by this name the figures on test go on in it instead of in one of theirs.
         args.run_name = f"{folder.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
@@ -159,8 +175,9 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         eval_dataset=splits[data.selection_split],
         processing_class=processor,
     )
+    trainer.run_options = _deciding(data, start)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    embedded, best, last = _evaluate_and_save(trainer, test)
+    embedded, best, last, selected = _evaluate_and_save(trainer, test)
     origin, base_model = _origin(start.model_name_or_path)
     report = RunReport(
         benchmark=data.name,
@@ -171,11 +188,11 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
         losses=args.weights,
         best=best,
         last=last,
-        selected_on=_selected_on(trainer, data.selection_split),
+        selected_on=_selected_on(trainer, data.selection_split) if selected else None,
         dropped_pairs={split: dropped_pairs(rows) for split, rows in splits.items()},
         start=origin,
         base_model=base_model,
-        training=_configuration(start, args),
+        training=_configuration(start, args) | _changes(trainer),
         environment=_environment(args.device),
         seconds=round(time.time() - began, 1),
         peak_memory_mb=memory.mib,
@@ -195,20 +212,49 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
 
 def _evaluate_and_save(
     trainer: AMNSTrainer, test: datasets.DatasetDict
-) -> tuple[EmbeddedSplit, EpochFigures, EpochFigures]:
-    """Leaves the weights of the best epoch in trainer and `output_dir`; test as they see it, best and last figures."""
+) -> tuple[EmbeddedSplit, EpochFigures, EpochFigures, bool]:
+    """Leaves the weights of the best epoch in trainer and `output_dir`.
+
+    Returns:
+        test as they see it, its best and last figures, and whether the best are of the epoch that was selected: where
+        its checkpoint is gone they are those of the last.
+    """
     state, folder, last = trainer.state, Path(str(trainer.args.output_dir)), None
     earlier = state.best_global_step if state.best_global_step != state.global_step else None
+    checkpoint = _best_checkpoint(trainer, earlier) if earlier else None
+    selected = checkpoint is not None or not earlier
+    if not selected:
+        logger.warning(
+            f"The best epoch, of step {earlier}, has no whole checkpoint any more: the last one is saved and reported."
+        )
     try:
-        if earlier:
+        if checkpoint is not None:
             _, last = _rank(trainer, test, state.epoch)
     finally:
         # Whatever happens to the figures, what hours were spent on is saved.
-        if earlier:
-            load_weights(trainer, folder / f"checkpoint-{earlier}")
+        if checkpoint is not None:
+            load_weights(trainer, checkpoint)
         save_final(trainer, folder)
-    embedded, best = _rank(trainer, test, _epoch_of(trainer, earlier) if earlier else state.epoch)
-    return embedded, best, last or best
+    epoch = _epoch_of(trainer, earlier) if checkpoint is not None and earlier else state.epoch
+    embedded, best = _rank(trainer, test, epoch)
+    return embedded, best, last or best, selected
+
+
+def _best_checkpoint(trainer: AMNSTrainer, step: int) -> Path | None:
+    """The checkpoint of the best epoch, here or where the run was resumed from; `None` if it is gone."""
+    name = f"checkpoint-{step}"
+    places = [Path(str(trainer.args.output_dir)) / name]
+    known, resumed = trainer.state.best_model_checkpoint, trainer.resumed_from
+    if known and Path(known).name == name:
+        places.append(Path(known))
+    if resumed is not None:
+        places.append(resumed.parent / name)
+    run = (trainer.run_record or {}).get("run")
+    for place in places:
+        # One without a record is of an earlier version of this package.
+        if not missing_parts(place) and (read_record(place) or {"run": run})["run"] == run:
+            return place
+    return None
 
 
 def _rank(trainer: AMNSTrainer, test: datasets.DatasetDict, epoch: float | None) -> tuple[EmbeddedSplit, EpochFigures]:
@@ -254,9 +300,22 @@ def _origin(start: str | None) -> tuple[str, str | None]:
 def _configuration(start: ModelArguments, args: AMNSTrainingArguments) -> dict:
     """What was trained with; the losses stand in the report by themselves."""
     own = {option.name for option in fields(args)} - {option.name for option in fields(TrainingArguments)}
-    names = [*REPORTED, *sorted(own - {"loss_weights", "hub_license"})]
+    names = [*REPORTED, *sorted(own - {"loss_weights", "hub_license", "overwrite_output_dir"})]
     adapters = {option.name: getattr(start, option.name) for option in fields(AdapterArguments) if start.use_peft}
     return {name: getattr(args, name) for name in names} | adapters | {"world_size": args.world_size}
+
+
+def _deciding(data: DataArguments, start: ModelArguments) -> dict[str, Any]:
+    """What decides a run besides the trainer's arguments; where data and start lie does not."""
+    options = {name: getattr(data, name) for name in ("noise_rate", "noise_seed", "on_missing", "selection_split")}
+    options |= {"benchmark": data.name, "noise_file": Path(data.noise_file).name if data.noise_file else None}
+    return options | {option.name: getattr(start, option.name) for option in fields(AdapterArguments)}
+
+
+def _changes(trainer: AMNSTrainer) -> dict[str, Any]:
+    """What was changed where the run was resumed: the options above name the last values only."""
+    changes = (trainer.run_record or {}).get("changes")
+    return {"changed_on_resume": changes} if changes else {}
 
 
 def _environment(device: torch.device) -> dict[str, str]:
@@ -293,8 +352,8 @@ def _mask_picture(trainer: AMNSTrainer, processor: AMNSProcessor, test: datasets
     return draw_masks(images, kept, trainer.student.grid_size)
 
 
-def _epoch_of(trainer: AMNSTrainer, step: int) -> float:
-    return next(entry["epoch"] for entry in trainer.state.log_history if entry["step"] == step)
+def _epoch_of(trainer: AMNSTrainer, step: int) -> float | None:
+    return next((entry["epoch"] for entry in trainer.state.log_history if entry["step"] == step), None)
 
 
 __all__ = [

@@ -45,23 +45,33 @@ def read_recipe(path: str | Path, fields: Collection[str], switches: Collection[
     path = own.get(str(path), Path(path))
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}; the package's own are {', '.join(sorted(own))}.")
-    loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+    loader = None
     try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
         for name, value in root.value if isinstance(root, yaml.MappingNode) else ():
             if value.tag == "tag:yaml.org,2002:bool" and name.value not in switches:
                 value.tag = "tag:yaml.org,2002:str"
         recipe = None if root is None else loader.construct_document(root)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    # Besides its own errors, what the constructors of numbers and times raise of a text that is none, what a key that
+    # is a list raises, bytes that are no text, and brackets without end.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid YAML: {short(error)}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must map option names to values, found {type(recipe).__name__}.")
     unknown = sorted(str(name) for name in recipe if name not in fields or name in ("config", "help", "yes"))
     if unknown:
         raise ValueError(f"{path} has unknown field(s): {', '.join(unknown)}. `train.py --help` lists all options.")
     return recipe
+
+
+def short(text: object) -> str:
+    """A text of others in one line of at most 500 characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 500 else f"{line[:500]} ..."
 
 
 def read_encoder(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -78,7 +88,7 @@ def read_encoder(name: str, value: Mapping[str, Any] | str | None) -> dict[str, 
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise ValueError(f"{name} is no valid JSON: {error}; found {value!r}.") from error
+            raise ValueError(f"{name} is no valid JSON: {error}; found {short(repr(value))}.") from error
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f"{name} must map fields to values, found {type(value).__name__}.")
     given = dict(value or {})
@@ -94,7 +104,7 @@ def read_encoder(name: str, value: Mapping[str, Any] | str | None) -> dict[str, 
         kind(**given)
     # What huggingface_hub's strict dataclasses raise of a wrong type or of parts that do not fit.
     except StrictDataclassError as error:
-        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{name}: {short(error)}") from error
     return given
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import datasets
+import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput, denumpify_detensorize
@@ -114,7 +115,8 @@ class EvaluatesSplits(Trainer):
         if callable(to_eval):
             to_eval()
         cast(nn.Module, self.student).to(self.args.device)
-        with self.compute_loss_context_manager():
+        # A loader draws a seed for its workers: how often a run is evaluated must not move what it draws next.
+        with torch.random.fork_rng(devices=[]), self.compute_loss_context_manager():
             return embed_split(
                 self.student, self.processor, split, self.args.eval_batch_size, self.args.dataloader_num_workers
             )

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import TrainerCallback
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from .adapters import save_configuration
@@ -25,7 +24,7 @@ from .contract import (
     refuse_trainer_arguments,
 )
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
-from .data.sampler import IdentitySampler, RandomPairSampler
+from .data.sampler import IdentitySampler, RandomPairSampler, refuse_no_batch
 from .data.transforms import erase_boxes, jitter_colors
 from .disk import RESUME, whole_model
 from .ema import ImageTeacher
@@ -33,35 +32,15 @@ from .gradient_cache import cached_backward
 from .losses import IDENTITY
 from .masking import patch_scores, select_patches
 from .modeling_amns import AMNSPersonRetrievalOutput
-from .objective import LossRecord, NonFiniteLossError, loss_parts
+from .objective import LossRecord, NonFiniteLossError, StepKeeper, loss_parts
 from .protocols import PairProcessor
 from .pushes import PushesCheckpoints
+from .resuming import EpochTeller
 from .splits import EvaluatesSplits, Split
 from .training_args import AMNSTrainingArguments
 
 TEACHER_FILE = "teacher.safetensors"
 _BATCH = ("images", "input_ids", "attention_mask", "person_ids", "rows")
-
-
-class _StepKeeper(TrainerCallback):
-    """What happens once an optimizer step, whatever the accumulation: the check of the loss, the teacher's move."""
-
-    def __init__(self, trainer: "AMNSTrainer"):
-        self.trainer = trainer
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.record = LossRecord()
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.record.start_step()
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.stop_if_not_finite()
-
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # A scaler that skipped the step on overflow left the student as it was.
-        if self.trainer.teacher is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
-            self.trainer.teacher.update(self.trainer.student)
 
 
 class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
@@ -102,6 +81,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
     args: AMNSTrainingArguments
     # The losses are means; Trainer divides them by the accumulation steps.
     loss_is_scaled_for_ga = False
+    _settled = False
 
     def __init__(
         self,
@@ -146,13 +126,18 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
             **kwargs,
         )
         refuse_sharded_parameters(self)
+        if isinstance(prepared, StreamedPairs) and self.accelerator.dataloader_config.dispatch_batches is None:
+            # Each process reads the stream and keeps its own pairs. One that reads for all would have to glue batches
+            # together whose captions are padded to different lengths.
+            self.accelerator.dataloader_config.dispatch_batches = False
         if isinstance(prepared, StreamedPairs) and IDENTITY in args.weights:
             self.data_collator = KnownPersons(self.data_collator, cast(Any, self.model).config.num_identities)
         self.model_accepts_loss_kwargs = False
         self.teacher: ImageTeacher | None = None
         self.record = LossRecord()
         self._start_teacher()
-        self.add_callback(_StepKeeper(self))
+        self.add_callback(StepKeeper(self))
+        self.add_callback(EpochTeller(self))
 
     def _start_teacher(self) -> None:
         self.teacher = ImageTeacher(self.student, self.args.ema_decay) if self.args.keep_ratio < 1 else None
@@ -203,11 +188,9 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
             if args.train_sampling_strategy == "group_by_length":
                 lengths = [len(caption) for caption in pairs.dataset["caption"]]
             sampler = RandomPairSampler(len(pairs), args.sampling_seed, lengths, batch_size)
-        if args.dataloader_drop_last and len(sampler) < batch_size:
-            raise ValueError(
-                f"{len(sampler)} pairs are fewer than a batch of {batch_size} (of all processes together), so no step "
-                "would be made. Lower per_device_train_batch_size, or set dataloader_drop_last to false."
-            )
+        if args.dataloader_drop_last:
+            refuse_no_batch(len(sampler), batch_size)
+        self.sampler = sampler
         return sampler
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -265,6 +248,16 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """As `Trainer`; `gradient_cache_chunk_size` gives the same gradient chunk by chunk."""
+        if not self._settled:
+            self._settled, record = True, self.record
+            self.record = LossRecord()
+            self.settle_buckets(model, lambda: self._forward_backward(model, inputs))
+            self.record = record
+        return self._forward_backward(model, inputs, num_items_in_batch)
+
+    def _forward_backward(
+        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         size = self.args.gradient_cache_chunk_size
         if not size:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -324,12 +317,13 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         """
         if self.record.is_finite(self.accelerator):
             return
-        self._save_checkpoint(cast(nn.Module, self.model), trial=None)
+        if self._saved_step != self.state.global_step:
+            self._save_checkpoint(cast(nn.Module, self.model), trial=None)
         saved = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         raise NonFiniteLossError(
             f"Step {self.state.global_step + 1}, process {self.args.process_index}: the loss is not finite. "
-            f"{self.record.describe()}. The state before this step is saved in {saved}; resume from it with a smaller "
-            "learning rate, or without mixed precision."
+            f"{self.record.describe()}. The state before this step is saved in {saved}. Resume from it without mixed "
+            "precision, or start from its weights with a smaller learning rate: --model_name_or_path."
         )
 
     @torch.no_grad()
@@ -380,17 +374,17 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
                 Path(output_dir) / TEACHER_FILE,
             )
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or self.teacher is None:
-            return
-        file = Path(checkpoint) / TEACHER_FILE
-        if not file.is_file():
+    def _check_state(self, checkpoint: Path) -> None:
+        if self.teacher is not None and not (checkpoint / TEACHER_FILE).is_file():
             raise FileNotFoundError(
                 f"{checkpoint} has no {TEACHER_FILE}, so it was written with keep_ratio 1. Resume with the options "
                 "that it was started with, or start from its weights with --model_name_or_path."
             )
-        self.teacher.load_state_dict(load_file(file))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.teacher is not None:
+            self.teacher.load_state_dict(load_file(Path(checkpoint) / TEACHER_FILE))
 
 
 __all__ = ["TEACHER_FILE", "AMNSTrainer", "NonFiniteLossError"]

@@ -66,6 +66,7 @@ class AMNSTrainingArguments(TrainingArguments):
         "instances_per_identity": "Sampling and augmentation",
         "new_parts_lr_multiplier": "Learning rates",
         "hub_license": "Pushing",
+        "overwrite_output_dir": "Output folder",
         "eval_strategy": "Options of transformers with another default",
     }
 
@@ -123,6 +124,11 @@ class AMNSTrainingArguments(TrainingArguments):
     # Pushing
     hub_license: str | None = field(
         default=None, metadata={"help": "Licence of the weights in the card, as the Hub names it, e.g. cc-by-nc-4.0."}
+    )
+
+    # Output folder
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the checkpoints, weights and results of another run in output_dir."}
     )
 
     # Changed defaults

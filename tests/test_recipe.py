@@ -103,6 +103,47 @@ def test_what_was_trained_is_saved_although_its_figures_fail(tmp_path, root, mon
     load_checkpoint(tmp_path / "run")
 
 
+def test_a_best_epoch_that_is_gone_gives_way_to_the_last_and_the_report_says_so(tmp_path, root, monkeypatch, caplog):
+    seen = iter([90.0, 20.0])
+
+    def selected(trainer, *args, **kwargs):
+        metrics = {"eval_rank1": next(seen)}
+        trainer.log(metrics)
+        return metrics
+
+    saved = recipe.AMNSTrainer._save_checkpoint
+
+    def lost(trainer, model, trial):
+        saved(trainer, model, trial)
+        (tmp_path / "run" / "checkpoint-6" / "model.safetensors").unlink(missing_ok=True)
+
+    monkeypatch.setattr(recipe.AMNSTrainer, "evaluate", selected)
+    monkeypatch.setattr(recipe.AMNSTrainer, "_save_checkpoint", lost)
+    _, report = recipe.run(
+        DataArguments(data_root=str(root)), start(), arguments(tmp_path / "run", num_train_epochs=2)
+    )
+    assert "The best epoch, of step 6, has no whole checkpoint any more" in caplog.text
+    assert report.selected_on is None and report.best == report.last and report.best.epoch == 2.0
+    assert report.figures == figures_of(tmp_path / "run", root) == figures_of(tmp_path / "run" / "checkpoint-12", root)
+
+
+def test_a_folder_in_use_is_refused_before_data_are_read_and_a_resume_reports_what_was_changed(tmp_path, root):
+    data, short = DataArguments(data_root=str(root)), {"eval_strategy": "no", "save_strategy": "epoch"}
+    recipe.run(data, start(), arguments(tmp_path / "run", num_train_epochs=1, **short))
+    with pytest.raises(ValueError, match="run is in use: it holds checkpoint-6, model.safetensors, results.json"):
+        recipe.run(DataArguments(data_root="nowhere"), start(), arguments(tmp_path / "run", **short))
+    with pytest.raises(ValueError, match="noise_rate was 0.0, now 0.5; the training data changed .other captions"):
+        noisy = DataArguments(data_root=str(root), noise_rate=0.5)
+        recipe.run(noisy, start(), arguments(tmp_path / "run", resume_from_checkpoint="true", **short))
+    again = arguments(tmp_path / "run", num_train_epochs=2, resume_from_checkpoint="true", **short)
+    _, report = recipe.run(data, start(), again)
+    assert report.training["changed_on_resume"] == [{"step": 6, "num_train_epochs": [1, 2]}]
+    assert report.last.epoch == 2.0
+    inside = ModelArguments(model_name_or_path=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="starts from .*run, which overwrite_output_dir would delete"):
+        recipe.run(data, inside, arguments(tmp_path / "run", overwrite_output_dir=True))
+
+
 def test_a_package_that_is_not_installed_can_report_its_version(tmp_path, monkeypatch):
     def absent(name):
         raise importlib.metadata.PackageNotFoundError(name)

@@ -17,6 +17,7 @@ from modeling_amns.data.collator import PairCollator
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.losses import itc, matching_loss, register_loss
 from modeling_amns.pushes import PushesCheckpoints
+from modeling_amns.resuming import ResumesExactly
 from modeling_amns.splits import EvaluatesSplits
 from modeling_amns.training_args import REFUSED
 
@@ -53,6 +54,8 @@ HOOKS = {
     "hyperparameter_search": "hp_space compute_objective n_trials direction backend hp_name kwargs",
     "_hp_search_setup": "trial",
     "_get_train_sampler": "train_dataset",
+    "set_initial_training_values": "args dataloader",
+    "_init_training_state": ("max_steps num_update_steps_per_epoch num_train_epochs resume_from_checkpoint trial"),
     "_determine_best_metric": "metrics trial",
     "_save": "output_dir state_dict",
     "_save_checkpoint": "model trial",
@@ -65,7 +68,14 @@ HOOKS = {
     "_push_from_checkpoint": "checkpoint_folder",
 }
 # What we call or read of it besides.
-USED = ("_get_output_dir", "_finish_current_push", "_prepare_inputs", "compute_loss_context_manager", "save_state")
+USED = (
+    "_get_output_dir",
+    "_evaluate",
+    "_finish_current_push",
+    "_prepare_inputs",
+    "compute_loss_context_manager",
+    "save_state",
+)
 
 
 def test_each_option_of_transformers_is_sorted():
@@ -108,7 +118,8 @@ def test_the_hooks_of_trainer_are_as_we_know_them(name):
 
 
 def test_no_hook_is_overridden_without_being_known():
-    own = {name for kind in (AMNSTrainer, EvaluatesSplits, PushesCheckpoints, WholeCheckpoints) for name in vars(kind)}
+    kinds = (AMNSTrainer, EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesExactly)
+    own = {name for kind in kinds for name in vars(kind)}
     overridden = {name for name in own if callable(getattr(Trainer, name, None)) and name in vars(Trainer)}
     assert overridden == set(HOOKS)
 

@@ -51,11 +51,19 @@ def make_trainer(
     lora: bool = False,
     num_pairs: int = PAIRS,
     frozen: tuple[str, ...] = (),
+    dropout: float = 0.0,
+    shards: int = 0,
     **options,
 ) -> AMNSTrainer:
-    """A trainer over the tiny pairs, on request in float64, with adapters, or with parts that are not trained."""
+    """A trainer over the tiny pairs.
+
+    On request in float64, with adapters, with parts that are not trained, with dropout, or streamed in shards.
+    """
     processor = AMNSProcessor.from_captions(CAPTIONS * 20, IMAGE_SIZE, vocab_size=620)
     model = tiny_retrieval_model(processor, num_identities=PERSONS)
+    for module in model.modules():
+        if dropout and hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = dropout
     if lora:
         torch.manual_seed(0)
         # Adapters are for models that came from somewhere.
@@ -78,10 +86,11 @@ def make_trainer(
     }
     args = AMNSTrainingArguments(**{**defaults, **options})
     pairs = tiny_pairs(folder)
+    train = pairs.select(range(num_pairs))
     return AMNSTrainer(
         model,
         args,
-        train_dataset=pairs.select(range(num_pairs)),
+        train_dataset=train.to_iterable_dataset(shards).shuffle(seed=3, buffer_size=8) if shards else train,
         eval_dataset=as_split(pairs),
         processing_class=processor,
     )
@@ -139,10 +148,95 @@ def digest(state: dict) -> str:
     return parts.hexdigest()
 
 
+def of_tensors(values) -> str:
+    """A hash of tensors by name, bit by bit."""
+    parts = hashlib.sha256()
+    for name, value in sorted(values.items()):
+        parts.update(name.encode())
+        parts.update(value.detach().contiguous().cpu().numpy().tobytes())
+    return parts.hexdigest()
+
+
+class Diary(TrainerCallback):
+    """What each step saw and left: batches, weights, teacher, optimizer, schedule, random numbers, place."""
+
+    def __init__(self, trainer: AMNSTrainer):
+        self.trainer, self.steps, self.batches = trainer, {}, []
+        original = trainer.training_step
+
+        def noted(model, inputs, *args, **kwargs):
+            self.batches.append((inputs["rows"].tolist(), of_tensors(inputs)))
+            return original(model, inputs, *args, **kwargs)
+
+        trainer.training_step = noted
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        self.steps[state.global_step] = {
+            "batches": self.batches,
+            "weights": of_tensors(trainer.accelerator.unwrap_model(trainer.model).state_dict()),
+            "teacher": of_tensors(trainer.teacher.state_dict()) if trainer.teacher else None,
+            "optimizer": digest(trainer.optimizer.state_dict()),
+            "rate": trainer.lr_scheduler.get_last_lr(),
+            "random": of_tensors({"torch": torch.get_rng_state()}),
+            "epoch": state.epoch,
+        }
+        self.batches = []
+
+
+def walk(folder: Path, only: list[int] | None = None, **options) -> dict:
+    """A run with a checkpoint at each step, and one that goes on from each of them.
+
+    Returns:
+        `resumes` and `steps` that were compared, `wrong` [(checkpoint, step, what)], and the rows `seen` at each step.
+    """
+    defaults = {"num_train_epochs": 3, "num_pairs": 24, "per_device_train_batch_size": 8, "augment_text": 0.2}
+    options = {**defaults, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1, **options}
+    whole = make_trainer(folder, output_dir=str(folder / "whole"), **options)
+    diary = Diary(whole)
+    whole.add_callback(diary)
+    whole.train()
+    wrong, compared = [], 0
+    steps = [step for step in diary.steps if step < max(diary.steps) and (only is None or step in only)]
+    for step in steps:
+        place = {"output_dir": str(folder / f"from_{step}"), "save_strategy": "no"}
+        resumed = make_trainer(folder, **{**options, **place})
+        pages = Diary(resumed)
+        resumed.add_callback(pages)
+        torch.manual_seed(1000 + step)
+        resumed.train(resume_from_checkpoint=str(folder / "whole" / f"checkpoint-{step}"))
+        want = {number: page for number, page in diary.steps.items() if number > step}
+        if pages.steps.keys() != want.keys():
+            wrong.append((step, sorted(pages.steps), "steps"))
+        for number in pages.steps.keys() & want.keys():
+            compared += 1
+            wrong += [
+                (step, number, part) for part, value in want[number].items() if pages.steps[number][part] != value
+            ]
+    seen = {step: [rows for rows, _ in page["batches"]] for step, page in diary.steps.items()}
+    return {"resumes": len(steps), "steps": compared, "wrong": wrong, "seen": seen}
+
+
+def walk_together(folder: Path, result: str, **options) -> None:
+    """`walk` by every process; the first writes what all of them found."""
+    found = walk(folder, **options)
+    world = torch.distributed.get_world_size()
+    everyone: list = [None] * world
+    torch.distributed.all_gather_object(everyone, found["wrong"])
+    if torch.distributed.get_rank() == 0:
+        found["wrong"] = [(rank, *entry) for rank, entries in enumerate(everyone) for entry in entries]
+        torch.save({**found, "world_size": world}, folder / result)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def main(folder: Path, options: dict) -> None:
     """Trains and writes `result.pt`: gradients of the first step, the log, the weights and the evaluation."""
     torch.set_num_threads(1)
     name = options.pop("result", "result.pt")
+    if options.pop("walk", False):
+        walk_together(folder, name, **options)
+        return
     resume = options.pop("resume", None)
     kill_at, while_saving = options.pop("kill_at", None), options.pop("while_saving", False)
     break_at = options.pop("break_at", None)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ..protocols import PairProcessor
 from .images import decode_image
@@ -108,21 +108,27 @@ class TrainingPairs(Dataset):
 
 
 class StreamedPairs(IterableDataset):
-    """Iterable view of a streamed training set; rows count from 0 in each epoch, in the stream's own order."""
+    """Iterable view of a streamed training set; rows count from 0 in each epoch, in the stream's own order.
+
+    Of several workers, worker w of n counts w, w + n, w + 2n, ...: each pair has a row, and so a draw, of its own.
+    """
 
     def __init__(self, dataset: datasets.IterableDataset, preparer: PairPreparer):
         self.dataset = undecoded(dataset)
         self.preparer = preparer
-        self.epoch = 0
+        # Shared, as that of `datasets`: workers that are kept from epoch to epoch see it too.
+        self._epoch = torch.tensor(0).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Shuffled streams reorder themselves; augmentation draws anew."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
         self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker, epoch = get_worker_info(), int(self._epoch)
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for number, row in enumerate(self.dataset):
-            yield self.preparer(row, PairKey(number, self.epoch))
+            yield self.preparer(row, PairKey(first + number * step, epoch))
 
 
 class PairCollator:

@@ -127,4 +127,18 @@ class IdentitySampler(_EpochSampler):
                     yield PairKey(int(drawn[person][position]), epoch, position // count)
 
 
-__all__ = ["IdentitySampler", "PairKey", "RandomPairSampler"]
+def refuse_no_batch(pairs: int, batch_size: int) -> None:
+    """A ValueError where the last batch, which is dropped, would be the first.
+
+    Args:
+        pairs: of an epoch.
+        batch_size: of all processes together.
+    """
+    if pairs < batch_size:
+        raise ValueError(
+            f"{pairs} pairs are fewer than a batch of {batch_size} (of all processes together), so no step would be "
+            "made. Lower per_device_train_batch_size, or set dataloader_drop_last to false."
+        )
+
+
+__all__ = ["IdentitySampler", "PairKey", "RandomPairSampler", "refuse_no_batch"]

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -306,12 +307,19 @@ def _draw_all(tasks: list[_Task], images_per_identity: int, num_workers: int | N
     # Forked workers start at once; a fresh interpreter would first import torch and transformers.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_pool) as pool:
         return follow(pool.map(_draw_person, tasks, chunksize=8))
 
 
-def _end_with_parent() -> None:
-    """Lets a worker end when its parent was killed: it would wait for its next task for good."""
+def _end_with_pool() -> None:
+    """Lets a worker end with its parent, not before it and not after it.
+
+    A stop is sent to all processes of a terminal or a job. A worker that ended first would be an error to the pool, so
+    it gives the parent, which drops what is left to draw, some time. One whose parent was killed would wait for its
+    next task for good.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(5, os._exit, (128 + signal.SIGTERM,)).start())
     parent = multiprocessing.parent_process()
     if parent is None:
         return
