@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -100,9 +101,48 @@ def set_token_limit(limit):
     return write
 
 
+def in_shards(spoil):
+    """The weights in several files, one of them spoiled or the index."""
+
+    def write(folder):
+        model = AMNSForPersonRetrieval.from_pretrained(folder)
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size="60KB")
+        spoil(folder)
+
+    return write
+
+
+def break_a_shard(folder):
+    file = sorted(folder.glob("model-*.safetensors"))[1]
+    weights = load_file(file)
+    name = min(weights)
+    save_file(weights | {name: weights[name] * float("inf")}, file, {"format": "pt"})
+
+
+def name_a_shard(name):
+    def write(folder):
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        index["weight_map"] = dict.fromkeys(index["weight_map"], name)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    return write
+
+
+def pipe_for_a_shard(folder):
+    file = sorted(folder.glob("model-*.safetensors"))[1]
+    file.unlink()
+    os.mkfifo(file)
+
+
 @pytest.mark.parametrize(
     "spoil, error, message",
     [
+        (in_shards(break_a_shard), ValueError, "1 weights hold NaN or infinite values"),
+        (in_shards(lambda folder: shorten(folder)), ValueError, "16 weights of the encoders have no place"),
+        (in_shards(name_a_shard("../other.safetensors")), ValueError, "'../other.safetensors' is no file of this"),
+        (in_shards(name_a_shard("/dev/zero")), ValueError, "'/dev/zero' is no file of this folder"),
+        (in_shards(pipe_for_a_shard), ValueError, "is no file of this folder"),
         (shutil.rmtree, OSError, "There is no folder .*spoiled, and no id of the Hub"),
         (lose("config.json"), OSError, "holds no config.json"),
         (lose("model.safetensors"), OSError, "model.safetensors"),

@@ -1,12 +1,21 @@
 """The dual encoder: equality with CLIP, dropped patches, CLS attention, loading and saving."""
 
+import json
+
 import pytest
 import torch
 from conftest import tiny_config
 from torch import nn
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
 
-from modeling_amns import AMNSConfig, AMNSForPersonRetrieval, AMNSModel, AMNSVisionConfig
+from modeling_amns import (
+    AMNSConfig,
+    AMNSForPersonRetrieval,
+    AMNSModel,
+    AMNSVisionConfig,
+    configuration_amns,
+    image_modes_amns,
+)
 
 IDS = torch.tensor([[618, 5, 9, 619, 619], [618, 7, 8, 11, 619]])
 
@@ -287,6 +296,46 @@ def test_configuration_round_trips_and_takes_an_image_size(tmp_path):
 def test_a_configuration_that_cannot_work_is_refused(fields, message):
     with pytest.raises(Exception, match=message):
         AMNSVisionConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"text_config": {"vocab_size": 10**12}}, r"vocab_size must lie in \[1, 2,000,000\], found 1000000000000"),
+        ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers must lie"),
+        ({"text_config": {"max_position_embeddings": 10**10}}, "max_position_embeddings must lie"),
+        ({"vision_config": {"hidden_size": 2**60, "num_attention_heads": 1}}, "hidden_size must lie"),
+        ({"vision_config": {"num_attention_heads": 0}}, "num_attention_heads must lie"),
+        ({"vision_config": {"image_size": 10**6}}, "image_size must be at most 8,192 pixels"),
+        ({"vision_config": {"image_size": 8192}}, "makes 262,144 patches, expected at most 65,536"),
+        ({"vision_config": {"stride": -1}}, "stride must lie"),
+        ({"vision_config": {"layer_norm_eps": float("nan")}}, "layer_norm_eps must lie"),
+        ({"projection_dim": 10**12}, "projection_dim must lie"),
+        ({"num_identities": 10**12}, "num_identities must lie"),
+        ({"logit_scale_init_value": float("nan")}, "logit_scale_init_value must lie"),
+        ({"num_identities": 10**8, "projection_dim": 1024}, "weights is described, expected at most 10,000,000,000"),
+        (
+            {"vision_config": {"num_hidden_layers": 256, "hidden_size": 16384, "num_attention_heads": 1}},
+            "weights is described, expected at most 10,000,000,000",
+        ),
+    ],
+)
+def test_a_configuration_of_impossible_size_is_refused_before_memory_is_taken(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        AMNSConfig(**fields)
+    content = AMNSConfig().to_dict()
+    for name, value in fields.items():
+        content[name] = {**content[name], **value} if isinstance(value, dict) else value
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        AMNSModel.from_pretrained(tmp_path)
+
+
+def test_the_limits_of_options_and_configuration_agree():
+    assert image_modes_amns.MAX_SIDE == configuration_amns._MAX_SIDE
+    for size in (0, 10**6, float("inf"), [64, float("nan")]):
+        with pytest.raises(ValueError, match="image_size must be"):
+            image_modes_amns.size_pair(size if isinstance(size, list) else [size])
 
 
 def test_a_checkpoint_of_another_model_type_is_an_error(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import tiny_retrieval_model
 from mutators import ODD_VALUES, json_bytes, pick, spoil_bytes, spoil_json
+from safetensors.torch import load_file, save_file
 
 from modeling_amns import AMNSModel
 from modeling_amns.adapters import AdapterArguments, add_adapters, load_adapter
@@ -110,6 +111,49 @@ def test_spoiled_adapters_give_a_whole_model_or_a_documented_error(sound, adapte
         outcome(lambda: load_adapter(folder, sound))
 
     fuzz(30, check)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"target_modules": "(((a+)+)+)+$"}, "target_modules is .*expected a list of layers' names"),
+        ({"target_modules": ["(a+)+$"]}, "target_modules is .*expected a list of layers' names"),
+        ({"target_modules": []}, "names no layers"),
+        ({"layers_pattern": "(a+)+$", "layers_to_transform": [0]}, "expected the options of plain LoRA alone"),
+        ({"rank_pattern": {"(a+)+$": 2}}, "'rank_pattern' is .*expected the options of plain LoRA alone"),
+        ({"exclude_modules": "(a+)+$"}, "'exclude_modules' is"),
+        ({"layer_replication": [[0, 3]] * 10**6}, "'layer_replication' is"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "os"}, "'megatron_config' is"),
+        ({"init_lora_weights": "pissa_niter_1000000"}, "init_lora_weights is"),
+        ({"r": 10**12}, "r is 1000000000000, expected a rank from 1 to 4096"),
+        ({"r": 0}, "r is 0, expected a rank"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, expected a number"),
+        ({"lora_dropout": 2}, "lora_dropout is 2, expected a number from 0 to 0.99"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
+        ({"base_model_name_or_path": ["x"]}, "expected a folder or a Hub id"),
+        ({"a_new_option": "x" * 10**6}, "'a_new_option' is 'x"),
+    ],
+)
+def test_of_an_adapter_only_plain_lora_is_read(sound, adapter, tmp_path, fields, message):
+    folder = shutil.copytree(adapter, tmp_path / "spoiled")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_adapter(folder, sound)
+    assert len(str(caught.value)) < 500
+
+
+def test_weights_of_an_adapter_are_safetensors_and_finite(sound, adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "spoiled")
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = next(name for name in weights if "lora_A" in name)
+    save_file(weights | {name: weights[name] * float("nan")}, folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="1 weights hold NaN or infinite values"):
+        load_adapter(folder, sound)
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(weights, folder / "adapter_model.bin")
+    with pytest.raises(FileNotFoundError, match="holds no adapter_model.safetensors"):
+        load_adapter(folder, sound)
 
 
 def test_no_module_that_an_adapter_names_is_imported(sound, adapter, tmp_path, monkeypatch):
