@@ -229,9 +229,9 @@ def started(*command: object):
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        if process.returncode is None:  # else its number may be another's by now
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+            process.communicate()
 
 
 @pytest.mark.parametrize("seconds, number, code", [(0.4, signal.SIGINT, 130), (1.2, signal.SIGTERM, 143)])
