@@ -69,9 +69,7 @@ def step(options: Options) -> None:
     persons = torch.arange(options.batch_size, device=options.device)
 
     def train(keep_ratio: float) -> None:
-        keep = None
-        if keep_ratio < 1:
-            keep = select_patches(patch_scores("attention", teacher, pixels), keep_ratio)
+        keep = select_patches(patch_scores("attention", teacher, pixels), keep_ratio) if keep_ratio < 1 else None
         output = model(input_ids=ids, pixel_values=pixels, keep_indices=keep)
         matching_loss(bsdm, output.image_embeds, output.text_embeds, persons).backward()
         if keep_ratio < 1:
@@ -133,8 +131,7 @@ def metric(options: Options) -> None:
     query_ids = gallery_ids[generator.integers(0, options.gallery, options.queries)]
     before, start = peak_memory_mb(), time.perf_counter()
     rank_metrics(queries, query_ids, gallery, gallery_ids)
-    seconds = time.perf_counter() - start
-    print(f"{options.queries} queries x {options.gallery} images x 512: {seconds:.1f} s")
+    print(f"{options.queries} queries x {options.gallery} images x 512: {time.perf_counter() - start:.1f} s")
     print(f"peak memory of the process {peak_memory_mb()} MiB, before the call {before} MiB")
 
 

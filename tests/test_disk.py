@@ -188,6 +188,29 @@ def test_a_folder_whose_writer_was_killed_is_never_half_old_and_half_new(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_files_take_their_places_waits_until_they_have(tmp_path, monkeypatch, number):
+    replace, before = os.replace, signal.getsignal(number)
+
+    def interrupted(*places):
+        signal.raise_signal(number)
+        replace(*places)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    signal.signal(number, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt), whole_model(tmp_path) as folder:
+            (folder / "config.json").write_text("new")
+            (folder / "model.safetensors").write_text("new")
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
 def test_an_error_leaves_the_folder_as_it_was_and_is_not_changed(tmp_path):
     with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "a" / "b", "last") as folder:
         (folder / "last").write_text("new")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,7 @@ def test_a_place_without_rights_is_one_line(end, monkeypatch, name):
         monkeypatch.chdir(home)
         if not os.geteuid():
             end(name, *commands(name, place))  # nobody may not read the libraries of root, which are loaded by this
+            shutil.rmtree("out", ignore_errors=True)
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", Path(home) / "cache")
         with as_nobody():
             assert_one_line(name, *end(name, *commands(name, place)), "ermission denied", "locked")
