@@ -138,7 +138,9 @@ def locked(folder: str | Path) -> Iterator[None]:
     """
     key = os.path.realpath(folder)
     file, count = _held.get(key, (None, 0))
+    made = False
     if file is None:
+        made = not Path(folder).exists()
         Path(folder).mkdir(parents=True, exist_ok=True)
         file = _lock(Path(folder) / LOCK, folder)
     if file is None:
@@ -156,6 +158,10 @@ def locked(folder: str | Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 os.unlink(file.name)
             file.close()
+        if made:
+            # A run that was refused leaves no empty folder; one that began has filled it.
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
 
 def _lock(path: Path, folder: str | Path) -> IO[str] | None:

@@ -297,3 +297,14 @@ def test_two_runs_keep_apart_and_a_killed_one_blocks_nobody(tmp_path):
     with locked(tmp_path), locked(tmp_path):
         assert (tmp_path / LOCK).read_text() == f"process {os.getpid()}"
     assert time.time() - began < 5 and not (tmp_path / LOCK).exists()
+
+
+def test_a_run_that_is_refused_leaves_no_folder_and_none_that_was_there_is_removed(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(ValueError, match="refused"), locked(tmp_path / name):
+            raise ValueError("refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    with locked(tmp_path / "new"):
+        (tmp_path / "new" / "model.safetensors").touch()
+    assert (tmp_path / "new" / "model.safetensors").exists()
