@@ -10,12 +10,15 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from .brief import in_short
 from .configuration_amns import AMNSTextConfig, AMNSVisionConfig
 from .report import METRICS
 from .training_args import AMNSTrainingArguments
 
 # Beside the package in its source, inside it once installed.
 RECIPES = (Path(__file__).parents[1] / "scripts" / "recipes", Path(__file__).parent / "scripts" / "recipes")
+# Characters of what other libraries say of a recipe or an encoder that an error passes on.
+MAX_TOLD = 500
 # Fields of the two encoders that a run sets from elsewhere, and from where.
 SET_ELSEWHERE = {
     "vision_config": {"projection_dim": "projection_dim"},
@@ -56,7 +59,7 @@ def read_recipe(path: str | Path, fields: Collection[str], switches: Collection[
     # Besides its own errors, what the constructors of numbers and times raise of a text that is none, what a key that
     # is a list raises, bytes that are no text, and brackets without end.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid YAML: {short(error)}") from error
+        raise ValueError(f"{path} is not valid YAML: {in_short(error, MAX_TOLD)}") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -66,12 +69,6 @@ def read_recipe(path: str | Path, fields: Collection[str], switches: Collection[
     if unknown:
         raise ValueError(f"{path} has unknown field(s): {', '.join(unknown)}. `train.py --help` lists all options.")
     return recipe
-
-
-def short(text: object) -> str:
-    """A text of others in one line of at most 500 characters."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= 500 else f"{line[:500]} ..."
 
 
 def read_encoder(name: str, value: Mapping[str, Any] | str | None) -> dict[str, Any]:
@@ -88,7 +85,7 @@ def read_encoder(name: str, value: Mapping[str, Any] | str | None) -> dict[str, 
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise ValueError(f"{name} is no valid JSON: {error}; found {short(repr(value))}.") from error
+            raise ValueError(f"{name} is no valid JSON: {error}; found {in_short(repr(value), MAX_TOLD)}.") from error
     if value is not None and not isinstance(value, Mapping):
         raise ValueError(f"{name} must map fields to values, found {type(value).__name__}.")
     given = dict(value or {})
@@ -104,7 +101,7 @@ def read_encoder(name: str, value: Mapping[str, Any] | str | None) -> dict[str, 
         kind(**given)
     # What huggingface_hub's strict dataclasses raise of a wrong type or of parts that do not fit.
     except StrictDataclassError as error:
-        raise ValueError(f"{name}: {short(error)}") from error
+        raise ValueError(f"{name}: {in_short(error, MAX_TOLD)}") from error
     return given
 
 
