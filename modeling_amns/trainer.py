@@ -199,7 +199,7 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WholeCheckpoints):
             for name, parameter in model.named_parameters():
                 if not parameter.requires_grad:
                     continue
-                # As IRRA: a bias gets its own factor, in new parts too.
+                # A bias gets its own factor, in new parts too; in IRRA's code that of new parts wins there.
                 factor = 1.0
                 if name.endswith(".bias"):
                     factor = args.bias_lr_multiplier

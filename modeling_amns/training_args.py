@@ -130,6 +130,10 @@ class AMNSTrainingArguments(TrainingArguments):
     bias_lr_multiplier: float = field(
         default=2.0, metadata={"help": "Learning rate of biases, times; biases and norms have no weight decay."}
     )
+    freeze_patch_embedding: bool = field(
+        default=False,
+        metadata={"help": "Leave the first layer of the image encoder as it is, as TBPS-CLIP and A-CLIP."},
+    )
 
     # Pushing
     hub_license: str | None = field(

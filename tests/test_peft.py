@@ -143,6 +143,11 @@ def test_the_teacher_is_the_moving_average_of_the_adapters(start, tmp_path):
     assert any(not torch.equal(got[name], first[name]) for name in got)
 
 
+def test_a_first_layer_is_not_frozen_twice(start, tmp_path):
+    with pytest.raises(ValueError, match="freeze_patch_embedding can't be used with adapters: nothing else is"):
+        make_lora_trainer(start, tmp_path, freeze_patch_embedding=True)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_by_bit(start, tmp_path):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     whole = make_lora_trainer(start, tmp_path, **options)

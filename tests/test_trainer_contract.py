@@ -13,6 +13,7 @@ from transformers.trainer_utils import HPSearchBackend
 
 from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
 from modeling_amns.checkpoints import WholeCheckpoints
+from modeling_amns.contract import check_training_set
 from modeling_amns.data.collator import PairCollator
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.losses import itc, matching_loss, register_loss
@@ -340,6 +341,26 @@ def test_a_search_maximises_the_figure_that_selects(several, monkeypatch):
     trainer.hyperparameter_search(n_trials=3)
     _, objective, trials, direction, *_ = asked["args"]
     assert (objective({"eval_a_mAP": 7.0, "eval_b_mAP": 8.0}), trials, direction) == (7.0, 3, "maximize")
+
+
+def test_the_first_layer_stays_as_it_is_when_it_is_frozen(tmp_path):
+    trainer = make_trainer(
+        tmp_path, freeze_patch_embedding=True, per_device_train_batch_size=8, max_steps=1, learning_rate=1e-2
+    )
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    same = {name for name, value in trainer.model.state_dict().items() if torch.equal(value, before[name])}
+    assert "amns.vision_model.embeddings.patch_embedding.weight" in same
+    assert not any("encoder.layers" in name and "weight" in name for name in same)
+
+
+@pytest.mark.parametrize("instances, clean, warned", [(2, False, True), (2, True, False), (0, False, False)])
+def test_wrong_captions_in_batches_by_person_are_warned_of(tmp_path, caplog, instances, clean, warned):
+    args = AMNSTrainingArguments(output_dir=str(tmp_path), instances_per_identity=instances, use_cpu=True)
+    pairs = tiny_pairs(tmp_path)
+    pairs = pairs.add_column("is_clean", [clean or row % 4 > 0 for row in range(len(pairs))])
+    check_training_set(pairs, args)
+    assert ("25% of the captions are wrong, and instances_per_identity 2" in caplog.text) == warned
 
 
 def test_an_own_loss_is_trained_with_its_options(several, own_losses):
