@@ -1,7 +1,7 @@
 """Trains every run of a grid, rows of options x noise rates x seeds, and compares the rows.
 
 python scripts/ablate.py scripts/ablations/losses.yaml --output_dir outputs/ablation --jobs 2
-python scripts/ablate.py scripts/ablations/losses.yaml --benchmark cuhk-pedes --data_root DIR --model_name_or_path START
+python scripts/ablate.py GRID.yaml --benchmark cuhk-pedes --data_root DIR --model_name_or_path ORG/NAME
 """
 
 import dataclasses
