@@ -37,6 +37,7 @@ extras["test"] = [
 beside = {
     "modeling_amns.hub_cards": "hub_cards",
     "modeling_amns.scripts": "scripts",
+    "modeling_amns.scripts.ablations": "scripts/ablations",
     "modeling_amns.scripts.recipes": "scripts/recipes",
 }
 
@@ -83,6 +84,7 @@ setup(
             "metrics/person_retrieval/*.html",
         ],
         "modeling_amns.hub_cards": ["*.md"],
+        "modeling_amns.scripts.ablations": ["*.yaml"],
         "modeling_amns.scripts.recipes": ["*.yaml"],
     },
     python_requires=">=3.10",

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -276,3 +277,39 @@ def test_figures_of_queries_are_read_back_or_refused(tmp_path, runner):
     shutil.copy(left / "results.json", left / "queries.parquet")
     with pytest.raises(ValueError, match="is no table of queries"):
         read_query_figures(left)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--jobs", "0"], "jobs must be at least 1, found 0."),
+        (["--rows", "itc", "sdm"], "There is no row sdm; the rows are itc, bsdm / 2."),
+        (["--noise_rates", "2"], "noise_rates must lie in"),
+        (["--benchmark", "cuhk-pedes", "--data_root", "nowhere"], "nowhere"),
+    ],
+)
+def test_the_script_says_what_is_wrong_before_any_run(tmp_path, monkeypatch, capsys, words, text):
+    write(tmp_path / "grid.yaml", GRID)
+    code, said = ablate(monkeypatch, tmp_path, *words), capsys.readouterr().err
+    assert code == 1 and text in said and len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_script_writes_the_table_of_what_is_there(tmp_path, monkeypatch, capsys, runner):
+    grid = read_grid(write(tmp_path / "grid.yaml", GRID))
+    runner.run(list(grid.cells()), lambda *_: None)
+    write(tmp_path / "grid.yaml", {**GRID, "seeds": [0]})
+    words = ["--results", str(runner.results), "--table_only", "true"]
+    assert ablate(monkeypatch, tmp_path, *words) == 0
+    # Lines of the other seed stay in the file and out of the table.
+    assert "itc, noise 0, seed 1; itc, noise 0.5, seed 1" in capsys.readouterr().out
+    assert "| itc | 1 | 50.00 | 75.00 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def ablate(monkeypatch, folder: Path, *words: str) -> int:
+    script = Path(__file__).parents[1] / "scripts" / "ablate.py"
+    told = [str(script), str(folder / "grid.yaml"), "--output_dir", str(folder / "out"), *words]
+    monkeypatch.setattr(sys, "argv", told)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    return end.value.code

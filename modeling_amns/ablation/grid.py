@@ -158,6 +158,9 @@ def check_grid(grid: Grid, start_folder: Path) -> list[Cell]:
     cells = list(grid.cells(start_folder if grid.start else None))
     if len(cells) > _MAX_CELLS:
         raise ValueError(f"The grid has {len(cells):,} runs, expected at most {_MAX_CELLS:,}.")
+    for cell in cells:
+        _check_rate(cell.noise_rate)
+        _check_seed(cell.seed)
     for name, arguments in _generated(grid):
         known = {option for option in make_synthetic_benchmark.__annotations__ if option != "return"}
         unknown = sorted(set(arguments) - known)
