@@ -24,7 +24,7 @@ PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").gl
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What these need is not here: a benchmark, weights of others, the Hub, minutes. Their options are read all the same.
 TOO_LARGE = re.compile(
-    r"make_synthetic|cuhk|recipes/(?!quickstart)|ViT-B-16|best\.pth|--private|benchmark\.py|pairs\.csv"
+    r"make_synthetic|ablate|cuhk|recipes/(?!quickstart)|ViT-B-16|best\.pth|--private|benchmark\.py|pairs\.csv"
 )
 
 
