@@ -190,7 +190,15 @@ def _check_gamma(name: str, gamma: float) -> None:
         raise ValueError(f"{name}: gamma must be 0 or at least 1 (between, its gradient is unbounded), found {gamma}.")
 
 
-def identity_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor, gamma: float = 0.0) -> Tensor:
+def identity_loss(
+    image_logits: Tensor,
+    text_logits: Tensor,
+    person_ids: Tensor,
+    gamma: float = 0.0,
+    *,
+    image_weights: Tensor | None = None,
+    text_weights: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy over the training identities, averaged over image and text.
 
     Args:
@@ -198,6 +206,7 @@ def identity_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor,
         text_logits: classifier scores of the captions, float [B, identities].
         person_ids: int64 [B], 0-based and below the number of identities.
         gamma: focal exponent, 0 or at least 1; above 0, each term is multiplied by (1 - p)^gamma, as in `waf`.
+        image_weights, text_weights: what each row's term counts, float [B]; as `row_weights` of `matching_loss`.
     Returns:
         scalar, float32, nats.
     Raises:
@@ -206,9 +215,9 @@ def identity_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor,
     """
     _check_gamma(IDENTITY, gamma)
     terms = []
-    for logits in (image_logits, text_logits):
+    for logits, weights in ((image_logits, image_weights), (text_logits, text_weights)):
         log_p = _float(logits).log_softmax(dim=1).gather(1, person_ids[:, None])[:, 0]
-        terms.append(-(focal_factor(log_p, gamma) * log_p).mean())
+        terms.append(_mean(-focal_factor(log_p, gamma) * log_p, weights))
     return (terms[0] + terms[1]) / 2
 
 
@@ -290,7 +299,9 @@ def _option_names(fn: MatchingLoss, given: int) -> tuple[str, ...] | None:
     parameters = list(inspect.signature(fn).parameters.values())
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
-    return tuple(parameter.name for parameter in parameters[given:] if parameter.kind is not parameter.VAR_POSITIONAL)
+    # What follows the `*` of `identity_loss` comes with the rows, as the tensors do.
+    kinds = (inspect.Parameter.VAR_POSITIONAL, *((inspect.Parameter.KEYWORD_ONLY,) if fn is identity_loss else ()))
+    return tuple(parameter.name for parameter in parameters[given:] if parameter.kind not in kinds)
 
 
 def _with_temperature(fn: MatchingLoss, options: Mapping[str, Any], temperature: float) -> dict[str, Any]:
@@ -311,6 +322,7 @@ def matching_loss(
     person_ids: Tensor,
     temperature: float = 0.02,
     gather: bool = False,
+    row_weights: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
     """A matching loss of both directions: mean over the rows of this process, summed over image-text and text-image.
@@ -325,6 +337,9 @@ def matching_loss(
         person_ids: int64 [B].
         temperature: similarities are divided by it, above 0.
         gather: take columns from all processes; without an initialised process group it changes nothing.
+        row_weights: what pair i counts in both directions, float [B] without gradient: sum_i w_i loss_i / B. Not
+            divided by their sum, so that a pair pulls as hard whatever its neighbours weigh, and processes need not
+            know each other's. A pair of weight 0 is still a column of the others. Default all 1.
         options: further arguments of `fn`.
     Returns:
         scalar, float32 whatever the autocast.
@@ -348,7 +363,11 @@ def matching_loss(
         positives = person_ids[:, None] == all_ids[None, :]
         image_to_text = fn(images @ all_texts.T / temperature, positives, **options)
         text_to_image = fn(texts @ all_images.T / temperature, positives, **options)
-        return image_to_text.mean() + text_to_image.mean()
+        return _mean(image_to_text, row_weights) + _mean(text_to_image, row_weights)
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.mean() if weights is None else (weights * values).mean()
 
 
 def _float(values: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from .adapters import save_configuration
-from .checkpoints import WholeCheckpoints
 from .contract import (
     KnownPersons,
     check_eval_sets,
@@ -32,7 +31,8 @@ from .gradient_cache import cached_backward
 from .losses import IDENTITY
 from .masking import patch_scores, select_patches
 from .modeling_amns import AMNSPersonRetrievalOutput
-from .objective import LossRecord, NonFiniteLossError, StepKeeper, loss_parts
+from .objective import LossRecord, NonFiniteLossError, StepKeeper, loss_parts, pair_losses
+from .pair_weighting import PairKeeper, WeighsPairs
 from .protocols import PairProcessor
 from .pushes import PushesCheckpoints
 from .resuming import EpochTeller
@@ -43,7 +43,7 @@ TEACHER_FILE = "teacher.safetensors"
 _BATCH = ("images", "input_ids", "attention_mask", "person_ids", "rows")
 
 
-class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
+class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WeighsPairs):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
@@ -135,11 +135,13 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         self.model_accepts_loss_kwargs = False
         self.teacher: ImageTeacher | None = None
         self.record = LossRecord()
-        self._start_teacher()
+        self._start_averages()
         self.add_callback(StepKeeper(self))
+        self.add_callback(PairKeeper(self))
         self.add_callback(EpochTeller(self))
 
-    def _start_teacher(self) -> None:
+    def _start_averages(self) -> None:
+        self.start_memory(None if self.person_ids is None else len(self.person_ids))
         self.teacher = ImageTeacher(self.student, self.args.ema_decay) if self.args.keep_ratio < 1 else None
 
     def call_model_init(self, trial: object = None) -> nn.Module:
@@ -154,7 +156,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         if self.model_init is not None:
             self.args.check()
             prepare_model(cast(nn.Module, self.model), self.args, self.person_ids)
-            self._start_teacher()
+            self._start_averages()
 
     def hyperparameter_search(
         self,
@@ -302,12 +304,16 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         return prepared
 
     def _loss(self, outputs: AMNSPersonRetrievalOutput, inputs: Mapping[str, Tensor]) -> Tensor:
-        parts = self._loss_parts(outputs, inputs["person_ids"])
-        self.record.add(parts, inputs["rows"], inputs["person_ids"])
+        rows, person_ids = inputs["rows"], inputs["person_ids"]
+        parts = self._loss_parts(outputs, person_ids, self.row_weights(rows))
+        losses = None if self.memory is None else pair_losses(self.args, outputs, person_ids)
+        self.record.add(parts, rows, person_ids, losses)
         return torch.stack([self.args.weights[name] * value for name, value in parts.items()]).sum()
 
-    def _loss_parts(self, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor) -> dict[str, Tensor]:
-        return loss_parts(self.args, outputs, person_ids)
+    def _loss_parts(
+        self, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor, row_weights: Tensor | None
+    ) -> dict[str, Tensor]:
+        return loss_parts(self.args, outputs, person_ids, row_weights)
 
     def stop_if_not_finite(self) -> None:
         """Before an optimizer step: if a loss of any process is not finite, saves the state so far and stops.
@@ -375,6 +381,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
             )
 
     def _check_state(self, checkpoint: Path) -> None:
+        super()._check_state(checkpoint)
         if self.teacher is not None and not (checkpoint / TEACHER_FILE).is_file():
             raise FileNotFoundError(
                 f"{checkpoint} has no {TEACHER_FILE}, so it was written with keep_ratio 1. Resume with the options "

@@ -16,6 +16,7 @@ from modeling_amns.checkpoints import WholeCheckpoints
 from modeling_amns.data.collator import PairCollator
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.losses import itc, matching_loss, register_loss
+from modeling_amns.pair_weighting import WeighsPairs
 from modeling_amns.pushes import PushesCheckpoints
 from modeling_amns.resuming import ResumesExactly
 from modeling_amns.splits import EvaluatesSplits
@@ -118,7 +119,7 @@ def test_the_hooks_of_trainer_are_as_we_know_them(name):
 
 
 def test_no_hook_is_overridden_without_being_known():
-    kinds = (AMNSTrainer, EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesExactly)
+    kinds = (AMNSTrainer, EvaluatesSplits, PushesCheckpoints, WeighsPairs, WholeCheckpoints, ResumesExactly)
     own = {name for kind in kinds for name in vars(kind)}
     overridden = {name for name in own if callable(getattr(Trainer, name, None)) and name in vars(Trainer)}
     assert overridden == set(HOOKS)
