@@ -33,7 +33,7 @@ class PairMemory:
     ```
     """
 
-    def __init__(self, num_pairs: int, decay: float = 0.7, device: torch.device | str = "cpu"):
+    def __init__(self, num_pairs: int, decay: float = 0.9, device: torch.device | str = "cpu"):
         self.decay = decay
         self.average = torch.zeros(num_pairs, device=device)
         self.seen = torch.zeros(num_pairs, dtype=torch.int32, device=device)

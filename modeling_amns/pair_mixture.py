@@ -1,5 +1,6 @@
 """Which pairs a run finds doubtful: a mixture of two normal distributions over its pairs' losses."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ logger = logging.get_logger(__name__)
 
 EXTRA = "audit"
 FEWEST = 10
-Floats = NDArray[np.float32]
+# A pair whose caption is another person's can't be told from the other columns, so its loss is about that of a guess;
+# with some room, since a model that doubts everything comes closer to it.
+ROOM = 0.9
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class PairMixture:
         low, high: mean loss of each group in nats; `None` where there are not two.
     """
 
-    plausible: Floats
+    plausible: NDArray[np.float32]
     low: float | None = None
     high: float | None = None
 
@@ -34,44 +37,74 @@ class PairMixture:
         return float(1 - self.plausible.mean(dtype=np.float64)) if len(self.plausible) else 0.0
 
 
-def fit_pairs(losses: NDArray[np.floating], seed: int = 0) -> PairMixture:
-    """Fits the mixture; nothing is told of how many pairs are wrong.
+def guess_loss(columns: int, positives: int = 1) -> float:
+    """-log m in nats of a row that is guessed among so many columns, of which so many show its person."""
+    return math.log(max(1.0, columns / max(1, positives)))
+
+
+def fit_pairs(losses: NDArray[np.floating], guess: float, seed: int = 0) -> PairMixture:
+    """Finds the group of low losses and that of high ones; how many pairs are wrong is not told, but estimated.
+
+    Fitted to the square roots, of which both groups are closest to normal: losses of pairs that are learnt crowd at 0
+    and have a long tail. A higher loss is never the more plausible one, although of two normal distributions the
+    wider one wins far out on both sides.
+
+    All pairs are plausible, and a line says so, where two groups make no sense: fewer than 10 losses, all alike, or
+    groups that are not on both sides of what a guess loses. Hard pairs of clean data stay below it, and where nothing
+    is learnt or everything is wrong there is no group that is clearly above a guess.
 
     Args:
-        losses: -log m of each pair in nats, NaN where it is not known, [pairs].
-        seed: of the start of the fit.
+        losses: moving averages of -log m in nats, NaN where a pair was not seen, [pairs].
+        guess: see `guess_loss`.
+        seed: of the fit's start.
+    Returns:
+        for a pair without a loss, the mean of the others.
+    Raises:
+        ImportError: scikit-learn is not installed.
+
+    ```python
+    >>> losses = np.concatenate([np.full(30, 0.1), np.full(10, 5.0)]) + np.linspace(0, 0.1, 40)
+    >>> found = fit_pairs(losses, guess_loss(64))
+    >>> round(found.doubtful_share, 3), round(found.low, 2), round(found.high, 2)
+    (0.25, 0.14, 5.09)
+
+    ```
     """
-    known = np.isfinite(losses)
+    known = np.isfinite(losses) & (losses >= 0)
     values = np.asarray(losses, np.float64)[known]
-    alone = PairMixture(np.ones(len(losses), np.float32))
     if len(values) < FEWEST or np.ptp(values) < 1e-6:
-        logger.warning(f"{len(values)} losses of pairs make no two groups: every pair counts fully.")
-        return alone
-    x = _spread(values)[:, None]
-    model = require("sklearn.mixture", EXTRA, "pair_weighting").GaussianMixture(2, random_state=seed, n_init=1)
-    model.fit(x)
-    low = int(model.means_[:, 0].argmin())
-    probability = model.predict_proba(x)[:, low]
-    probability = _falling(values, probability, float(values[np.abs(x[:, 0] - model.means_[low, 0]).argmin()]))
+        return _one_group(
+            len(losses), f"{len(values)} known losses" + (", all alike" if len(values) >= FEWEST else "")
+        )
+    roots = np.sqrt(values)
+    # Of unit spread, so that the fit's own tolerances mean the same for any losses.
+    scaled = (roots / roots.std())[:, None]
+    model = require("sklearn.mixture", EXTRA, "pair_weighting").GaussianMixture(2, random_state=seed)
+    group = int(model.fit(scaled).means_.argmin())
+    probability = model.predict_proba(scaled)[:, group]
+    probability = _falling(roots, probability, model.means_.min() * roots.std())
+    low, high = (float(np.average(values, weights=part + 1e-12)) for part in (probability, 1 - probability))
+    if not low < ROOM * guess <= high:
+        return _one_group(len(losses), f"groups at {low:.3g} and {high:.3g} nats, where a guess loses {guess:.3g}")
     plausible = np.full(len(losses), probability.mean(), np.float32)
     plausible[known] = probability
-    means = [float((share * values).sum() / share.sum()) for share in (probability, 1 - probability)]
-    return PairMixture(plausible, *means)
+    return PairMixture(plausible, low, high)
 
 
-def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (values - values.mean()) / values.std()
+def _one_group(pairs: int, reason: str) -> PairMixture:
+    logger.warning(f"The losses of {pairs} pairs tell no plausible ones from doubtful ones: {reason}.")
+    return PairMixture(np.ones(pairs, np.float32))
 
 
-def _falling(values: NDArray[np.float64], probability: NDArray[np.float64], peak: float) -> NDArray[np.float64]:
-    """Makes a higher loss never more plausible: of two normal distributions the wider one wins on both far sides."""
+def _falling(values: NDArray[np.float64], probability: NDArray[np.float64], center: float) -> NDArray[np.float64]:
+    """The probabilities made to fall with the value; below the center of the low group all are as high as any there."""
     order = np.argsort(values, kind="stable")
-    falling = probability[order].copy()
-    left = values[order] <= peak
-    falling[left] = falling[left].max(initial=0.0)
+    falling = probability[order]
+    below = values[order] <= center
+    falling[below] = falling[below].max(initial=0.0)
     result = np.empty_like(falling)
     result[order] = np.minimum.accumulate(falling)
     return result
 
 
-__all__ = ["EXTRA", "PairMixture", "fit_pairs"]
+__all__ = ["EXTRA", "PairMixture", "fit_pairs", "guess_loss"]

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from .checkpoints import WholeCheckpoints
 from .objective import LossRecord
 from .pair_memory import PAIRS_FILE, PairMemory
-from .pair_mixture import PairMixture, fit_pairs
+from .pair_mixture import PairMixture, fit_pairs, guess_loss
 
 logger = logging.get_logger(__name__)
 
@@ -60,7 +60,9 @@ class WeighsPairs(WholeCheckpoints):
         if memory is None or args.pair_weighting == "none":
             return
         losses = memory.average.masked_fill(memory.seen == 0, torch.nan).cpu().numpy()
-        found = self.mixture = self._agreed(lambda: fit_pairs(losses, args.seed))
+        columns = self._train_batch_size * (args.world_size if args.gather_embeddings else 1)
+        guess = guess_loss(columns, args.instances_per_identity)
+        found = self.mixture = self._agreed(lambda: fit_pairs(losses, guess, args.seed))
         if epoch >= args.pair_weighting_start:
             weights = found.plausible
             if args.pair_weighting == "selection":

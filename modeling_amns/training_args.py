@@ -103,7 +103,7 @@ class AMNSTrainingArguments(TrainingArguments):
         },
     )
     pair_weighting_start: int = field(
-        default=1, metadata={"help": "Epochs in which all rows count alike before; at least 1."}
+        default=2, metadata={"help": "After so many epochs, at least 1; before, all rows count alike."}
     )
     pair_weighting_losses: list[str] | None = field(
         default=None,
@@ -112,7 +112,7 @@ class AMNSTrainingArguments(TrainingArguments):
         },
     )
     pair_memory_decay: float = field(
-        default=0.7, metadata={"help": "Decay of each pair's moving-average loss, by sighting, in [0, 1)."}
+        default=0.9, metadata={"help": "Decay of each pair's moving-average loss, by sighting, in [0, 1)."}
     )
 
     # AWM
@@ -288,7 +288,7 @@ class AMNSTrainingArguments(TrainingArguments):
                 "no loss of a pair is known."
             )
         if kind == "none":
-            started = {"pair_weighting_start"} if self.pair_weighting_start != 1 else set()
+            started = {"pair_weighting_start"} if self.pair_weighting_start != 2 else set()
             idle = sorted(started | ({"pair_weighting_losses"} if losses is not None else set()))
             if idle:
                 raise ValueError(f"{', '.join(idle)} can't be used: pair_weighting none weighs nothing. Leave it out.")
