@@ -13,9 +13,9 @@ logger = logging.get_logger(__name__)
 
 EXTRA = "audit"
 FEWEST = 10
-# A pair whose caption is another person's can't be told from the other columns, so its loss is about that of a guess;
-# with some room, since a model that doubts everything comes closer to it.
-ROOM = 0.9
+# Shares of a guess's loss. A pair whose caption is another person's loses about as much as a guess, somewhat less from
+# a model that begins to memorise; pairs that are learnt lose less than this.
+LEARNT, CONTRADICTED = 0.8, 0.9
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def fit_pairs(losses: NDArray[np.floating], guess: float, seed: int = 0) -> Pair
     wider one wins far out on both sides.
 
     All pairs are plausible, and a line says so, where two groups make no sense: fewer than 10 losses, all alike, or
-    groups that are not on both sides of what a guess loses. Hard pairs of clean data stay below it, and where nothing
-    is learnt or everything is wrong there is no group that is clearly above a guess.
+    a low group that loses about what a guess does (nothing is learnt, or everything is wrong), or a high group that
+    loses less (hard pairs of clean data; what is memorised).
 
     Args:
         losses: moving averages of -log m in nats, NaN where a pair was not seen, [pairs].
@@ -79,12 +79,14 @@ def fit_pairs(losses: NDArray[np.floating], guess: float, seed: int = 0) -> Pair
     roots = np.sqrt(values)
     # Of unit spread, so that the fit's own tolerances mean the same for any losses.
     scaled = (roots / roots.std())[:, None]
-    model = require("sklearn.mixture", EXTRA, "pair_weighting").GaussianMixture(2, random_state=seed)
+    mixture = require("sklearn.mixture", EXTRA, "pair_weighting").GaussianMixture
+    # Its default tolerance stops a point or two of the share too early.
+    model = mixture(2, tol=1e-5, max_iter=1000, random_state=seed)
     group = int(model.fit(scaled).means_.argmin())
     probability = model.predict_proba(scaled)[:, group]
     probability = _falling(roots, probability, model.means_.min() * roots.std())
     low, high = (float(np.average(values, weights=part + 1e-12)) for part in (probability, 1 - probability))
-    if not low < ROOM * guess <= high:
+    if low >= LEARNT * guess or high < CONTRADICTED * guess:
         return _one_group(len(losses), f"groups at {low:.3g} and {high:.3g} nats, where a guess loses {guess:.3g}")
     plausible = np.full(len(losses), probability.mean(), np.float32)
     plausible[known] = probability
@@ -97,7 +99,7 @@ def _one_group(pairs: int, reason: str) -> PairMixture:
 
 
 def _falling(values: NDArray[np.float64], probability: NDArray[np.float64], center: float) -> NDArray[np.float64]:
-    """The probabilities made to fall with the value; below the center of the low group all are as high as any there."""
+    """The probabilities, made to fall with the value; below the center of the low group all are its highest."""
     order = np.argsort(values, kind="stable")
     falling = probability[order]
     below = values[order] <= center

@@ -41,8 +41,13 @@ def losses(result: dict) -> list[float]:
 
 @pytest.mark.parametrize("instances", [0, 2])
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path, instances):
-    """bsdm + waf + identity with AWM on, float64: loss, every gradient, and the weights after three steps."""
+    """bsdm + waf + identity with AWM on, float64: loss, every gradient, and the weights after three steps.
+
+    With weights of rows, too: what is remembered of each pair is the same.
+    """
     options = {"double": True, "max_steps": 3, "instances_per_identity": instances, "keep_ratio": 0.5}
+    if instances:
+        options |= {"pair_weighting": "mixture", "pair_weighting_start": 9, "weighed": True}
     one = launch(tmp_path, 1, per_device_train_batch_size=8, **options)
     two = launch(tmp_path, 2, per_device_train_batch_size=4, **options)
     # Trainer adds its log up in float32.
@@ -59,6 +64,8 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, instances):
         assert torch.allclose(two["weights"][name], value, rtol=1e-7, atol=1e-10), name
     for name, value in one["teacher"].items():
         assert torch.allclose(two["teacher"][name].double(), value.double(), rtol=1e-7, atol=1e-10), name
+    assert torch.equal(two["pairs"]["seen"], one["pairs"]["seen"]) and one["pairs"]["seen"].sum() >= 3 * 6
+    assert torch.allclose(two["pairs"]["average"], one["pairs"]["average"], rtol=1e-6)
 
 
 def test_two_processes_equal_one_with_adapters(tmp_path):
@@ -177,5 +184,6 @@ def test_a_killed_run_that_is_resumed_ends_with_the_bits_of_an_uninterrupted_one
         resumed = launch(tmp_path, processes, resume=True, **run)
         assert same_bits(whole["weights"], resumed["weights"])
         assert same_bits(whole["teacher"], resumed["teacher"])
+        assert same_bits(whole["pairs"], resumed["pairs"])
         assert whole["optimizer"] == resumed["optimizer"]
         assert whole["metrics"] == resumed["metrics"]
