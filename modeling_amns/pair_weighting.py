@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,11 +11,16 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .checkpoints import WholeCheckpoints
+from .data.collator import TrainingPairs
+from .disk import whole_file
 from .objective import LossRecord
 from .pair_memory import PAIRS_FILE, PairMemory
 from .pair_mixture import PairMixture, fit_pairs, guess_loss
 
 logger = logging.get_logger(__name__)
+
+# In `output_dir`, for whoever looks for wrong pairs later.
+SCORES_FILE = "pair_scores.parquet"
 
 
 class WeighsPairs(WholeCheckpoints):
@@ -71,6 +77,33 @@ class WeighsPairs(WholeCheckpoints):
         figures = {"doubtful_share": found.doubtful_share, "pair_loss_low": found.low, "pair_loss_high": found.high}
         self.log({name: value for name, value in figures.items() if value is not None})
 
+    def pair_scores(self) -> datasets.Dataset | None:
+        """What is known of each training pair so far; `None` of a stream.
+
+        Returns:
+            a row for each of the training set, in its order: `row`; `loss`, the moving average of -log m in nats, and
+            `seen`, of how many sightings it is (none: `loss` is null); `plausible`, the probability that the pair is
+            right (null without `pair_weighting`); `is_clean`, where the set knows it, else null.
+        """
+        if self.memory is None:
+            return None
+        seen, plausible = self.memory.seen.cpu(), None if self.mixture is None else self.mixture.plausible.tolist()
+        train = cast(TrainingPairs, self.train_dataset).dataset
+        truth = train["is_clean"][:] if "is_clean" in train.column_names else [None] * len(seen)
+        losses = [loss if count else None for loss, count in zip(self.memory.average.tolist(), seen.tolist())]
+        columns = {"row": range(len(seen)), "loss": losses, "seen": seen.tolist()}
+        columns |= {"plausible": plausible or [None] * len(seen), "is_clean": truth}
+        kinds = {"row": "int64", "loss": "float32", "seen": "int32", "plausible": "float32", "is_clean": "bool"}
+        features = datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
+        return datasets.Dataset.from_dict({name: list(values) for name, values in columns.items()}, features)
+
+    def save_pair_scores(self, folder: str | Path) -> None:
+        """Writes `pair_scores` to `pair_scores.parquet`, whole or not at all."""
+        scores = self.pair_scores()
+        if scores is not None:
+            with whole_file(Path(folder) / SCORES_FILE) as part:
+                scores.to_parquet(str(part))
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.memory is not None and self.args.should_save:
@@ -120,4 +153,4 @@ class PairKeeper(TrainerCallback):
         self.trainer.judge_pairs(self.epoch)
 
 
-__all__ = ["PairKeeper", "WeighsPairs"]
+__all__ = ["SCORES_FILE", "PairKeeper", "WeighsPairs"]

@@ -14,7 +14,7 @@ from modeling_amns.losses import MATCHING_LOSSES, bsdm, identity_loss, inverse_s
 from modeling_amns.modeling_amns import AMNSPersonRetrievalOutput
 from modeling_amns.objective import loss_parts, pair_losses
 from modeling_amns.pair_memory import PairMemory
-from modeling_amns.pair_mixture import fit_pairs, guess_loss
+from modeling_amns.pair_mixture import PairMixture, fit_pairs, guess_loss
 
 GUESS = guess_loss(64)
 
@@ -220,11 +220,11 @@ class Weights(TrainerCallback):
 def test_pairs_are_judged_between_epochs_and_count_after_the_warm_up(tmp_path, kind, monkeypatch):
     judged = []
 
-    def halves(losses, guess, seed):
+    def alternating(losses, guess, seed):
         judged.append((losses, guess))
-        return fit_pairs(np.where(np.arange(len(losses)) % 2, 3.0, 0.5) + losses / 8, guess, seed)
+        return PairMixture(np.where(np.arange(len(losses)) % 2, 0.2, 0.9).astype(np.float32), 0.5, 3.0)
 
-    monkeypatch.setattr("modeling_amns.pair_weighting.fit_pairs", halves)
+    monkeypatch.setattr("modeling_amns.pair_weighting.fit_pairs", alternating)
     trainer = make_trainer(
         tmp_path,
         num_train_epochs=4,
@@ -237,12 +237,12 @@ def test_pairs_are_judged_between_epochs_and_count_after_the_warm_up(tmp_path, k
     trainer.add_callback(weights)
     trainer.train()
     assert [weights.seen[epoch].unique().numel() == 1 for epoch in range(4)] == [True, True, False, False]
-    assert (weights.seen[2] >= 0.5).tolist() == [row % 2 == 0 for row in range(20)]
-    assert (weights.seen[2].unique().tolist() == [0.0, 1.0]) == (kind == "selection")
+    even, odd = (1.0, 0.0) if kind == "selection" else (0.9, 0.2)
+    assert weights.seen[2].tolist() == pytest.approx([even, odd] * 10)
     logged = [entry for entry in trainer.state.log_history if "doubtful_share" in entry]
     assert [entry["epoch"] for entry in logged] == [1, 2, 3, 4]
-    assert logged[1]["doubtful_share"] == pytest.approx(0.5, abs=0.01)
-    assert logged[1]["pair_loss_low"] < 1 < 3 < logged[1]["pair_loss_high"]
+    assert logged[1]["doubtful_share"] == pytest.approx(0.45)
+    assert (logged[1]["pair_loss_low"], logged[1]["pair_loss_high"]) == (0.5, 3.0)
     assert all(guess == pytest.approx(np.log(4)) for _, guess in judged), "8 columns, 2 of each person"
     seen, losses = trainer.memory.seen.numpy(), judged[-1][0]
     assert np.array_equal(np.isnan(losses), seen == 0) and seen.sum() >= 4 * 8
