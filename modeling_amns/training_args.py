@@ -103,12 +103,12 @@ class AMNSTrainingArguments(TrainingArguments):
         },
     )
     pair_weighting_start: int = field(
-        default=2, metadata={"help": "After so many epochs, at least 1; before, all rows count alike."}
+        default=2, metadata={"help": "Epochs in which all rows count alike before, at least 1."}
     )
     pair_weighting_losses: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Losses of which whole rows are weighed; default: what learns from a wrong caption (see above)."
+            "help": "Losses of which whole rows are weighed; default: the halves that learn from a wrong caption."
         },
     )
     pair_memory_decay: float = field(
