@@ -57,6 +57,7 @@ def check_training_set(
             "instances_per_identity": args.instances_per_identity,
             "train_sampling_strategy group_by_length": args.train_sampling_strategy == "group_by_length",
             f"pair_weighting {args.pair_weighting}": args.pair_weighting != "none",
+            "weighting balanced of the identity loss": args.options_of(IDENTITY).get("weighting") == "balanced",
         }
         for name, asked in sampling.items():
             if asked:

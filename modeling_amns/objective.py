@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from .losses import IDENTITY, MATCHING_LOSSES, MatchingLoss, bsdm, identity_loss, matching_loss, waf
+from .losses import IDENTITY, MATCHING_LOSSES, MatchingLoss, bsdm, identity_loss, matching_loss, sdm
+from .matching_losses import checked, log_mass
 from .modeling_amns import AMNSPersonRetrievalOutput
 from .training_args import HALF, WHOLE, AMNSTrainingArguments
 
@@ -21,6 +22,7 @@ def loss_parts(
     args: AMNSTrainingArguments,
     outputs: AMNSPersonRetrievalOutput,
     person_ids: Tensor,
+    counts: Tensor | None = None,
     row_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Each loss of `loss_weights` on one batch, unweighted: name to scalar, float32.
@@ -29,6 +31,7 @@ def loss_parts(
         args: losses, their options, temperature and whether pairs of other processes are compared with.
         outputs: of the model for this process's pairs.
         person_ids: int64 [B].
+        counts: pairs of each training person, int64 [persons]; for an identity loss that balances them.
         row_weights: of `pair_weighting`, float [B]; they count where `args.weighted_part` says.
     """
     parts = {}
@@ -41,6 +44,7 @@ def loss_parts(
                 _needed(outputs.image_identity_logits),
                 _needed(outputs.text_identity_logits),
                 person_ids,
+                counts=counts,
                 image_weights=whole,
                 text_weights=row_weights if part else None,
                 **options,
@@ -64,7 +68,7 @@ def _half_weighted(row_weights: Tensor) -> MatchingLoss:
     """`bsdm` whose inverse half, what learns from a row that the model contradicts, counts by its row's weight."""
 
     def fn(logits: Tensor, positives: Tensor, **options: Any) -> Tensor:
-        robust = bsdm(logits, positives, **{**options, "inverse_weight": 0.0})
+        robust = sdm(logits, positives, **{name: value for name, value in options.items() if name == "eps"})
         return robust + row_weights * (bsdm(logits, positives, **options) - robust)
 
     return fn
@@ -80,7 +84,7 @@ def pair_losses(args: AMNSTrainingArguments, outputs: AMNSPersonRetrievalOutput,
     directions: list[Tensor] = []
 
     def keep(logits: Tensor, positives: Tensor) -> Tensor:
-        directions.append(waf(logits, positives, gamma=0.0, weighting="none"))
+        directions.append(-log_mass(checked(logits, positives), positives))
         return directions[-1]
 
     images, texts = _needed(outputs.image_embeds), _needed(outputs.text_embeds)

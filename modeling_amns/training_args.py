@@ -271,6 +271,12 @@ class AMNSTrainingArguments(TrainingArguments):
                 raise ValueError(f"loss_options of {name} must map its options to values, found {options!r}.")
         for name in weights:
             check_options(name, self.loss_options.get(name, {}))
+        modality = self.options_of(IDENTITY).get("modality", "both")
+        if set(weights) == {IDENTITY} and modality != "both":
+            raise ValueError(
+                f"identity with modality {modality} as the only loss trains one encoder of two; add a loss that "
+                "compares images with captions."
+            )
         numbers = all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights.values())
         if not numbers or not any(weights.values()):
             raise ValueError(f"loss_weights must be finite numbers and not all 0, found {weights}.")
@@ -319,7 +325,7 @@ class AMNSTrainingArguments(TrainingArguments):
         if self.pair_weighting_losses is not None:
             return WHOLE if name in self.pair_weighting_losses else None
         if name == IDENTITY:
-            return HALF
+            return None if self.options_of(name).get("modality") == "image" else HALF
         spared = {"bsdm": HALF, "sdm": None} if self.pair_weighting == "mixture" else {}
         return spared.get(name, WHOLE)
 

@@ -186,7 +186,7 @@ def test_what_is_weighed_of_each_loss(tmp_path, kind, whole, weighed):
         "tal": matched(tal, "tal"),
         "identity": identity / 2,
     }
-    found = loss_parts(args, outputs, ids, given)
+    found = loss_parts(args, outputs, ids, None, given)
     assert all(torch.allclose(found[name], want[name], rtol=1e-12) for name in weights)
     plain = loss_parts(args, outputs, ids)
     assert torch.equal(plain["bsdm"], matching_loss(bsdm, images, texts, ids, 0.5, inverse_weight=3.0))
