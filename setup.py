@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init_
 
 # Lower bounds, here and below, are versions that the tests were run with: uv pip install --resolution lowest-direct.
 extras = {
+    "audit": ["scikit-learn>=1.7"],
     "figures": ["matplotlib>=3.10"],
     "onnx": ["onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
     "peft": ["peft>=0.18"],

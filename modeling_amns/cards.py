@@ -35,6 +35,8 @@ PICTURES = {
     "ranking.png": "Captions of the test split, taken at even distances, and the images that the model ranks first "
     "for each. Green: the person meant. Red: somebody else.",
     "mask.png": "Images of the test split, taken at even distances, and what AWM would leave of each for the student.",
+    "pairs.png": "Training pairs by the moving average of their loss at the end of the run. Green: plausible. Red: "
+    "doubtful. Black line: the pairs that are known to be wrong, where that is known.",
 }
 # The paper, and the peers whose losses are offered.
 CITATIONS = {
@@ -280,6 +282,11 @@ def _data(run: RunReport) -> str:
         shuffled += f" (seed {run.noise_seed})"
     return (
         f"Trained on {plain(run.benchmark)}; share of the training captions that were shuffled on purpose: {shuffled}."
+        + (
+            f" Training pairs that the run itself found doubtful, by their losses: {run.doubtful_share:.1%}."
+            if is_number(run.doubtful_share)
+            else ""
+        )
         + (f" The benchmark was incomplete, pairs without an image: {dropped}." if dropped else "")
     )
 

@@ -47,7 +47,7 @@ from .run_options import check_selection, read_recipe
 from .run_record import read_record
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
-from .visualization import as_seen, draw_masks, ranking_picture, spread
+from .visualization import as_seen, draw_masks, draw_pair_losses, ranking_picture, spread
 
 logger = logging.get_logger(__name__)
 
@@ -195,6 +195,7 @@ def _run(
         base_model=base_model,
         training=_configuration(start, args) | _changes(trainer),
         environment=_environment(args.device),
+        doubtful_share=round(trainer.mixture.doubtful_share, 4) if trainer.mixture else None,
         seconds=round(time.time() - began, 1),
         peak_memory_mb=memory.mib,
     )
@@ -208,6 +209,7 @@ def _run(
         with whole_file(folder / "trainer_state.json") as part:
             trainer.state.save_to_json(str(part))
         write_query_figures(folder, {"best": query_figures(embedded), "last": query_figures(last_embedded)})
+        trainer.save_pair_scores(folder)
         _draw(trainer, processor, embedded, test)
     return trainer, report
 
@@ -335,12 +337,20 @@ def _noise_share(train: datasets.Dataset) -> float:
 
 
 def _draw(trainer: AMNSTrainer, processor: AMNSProcessor, embedded: EmbeddedSplit, test: datasets.DatasetDict) -> None:
-    """Writes `ranking.png` and, of a run with AWM, `mask.png`; the run is whole without them."""
+    """Writes `ranking.png` and, of a run with AWM, `mask.png`, with weighed pairs `pairs.png`.
+
+    The run is whole without them.
+    """
     folder = Path(str(trainer.args.output_dir))
     try:
         ranking_picture(embedded, processor, test).save(folder / "ranking.png")
         if trainer.teacher is not None:
             _mask_picture(trainer, processor, test).save(folder / "mask.png")
+        scores = trainer.pair_scores()
+        if scores is not None and trainer.mixture is not None:
+            truth = scores["is_clean"][:]
+            known = None if None in truth else truth
+            draw_pair_losses(scores["loss"][:], scores["plausible"][:], known).save(folder / "pairs.png")
     # Whatever it is: of a font, a disk, an image.
     except Exception as error:
         logger.warning(f"The run is whole in {folder}, but a picture of it could not be drawn: {error!r}")

@@ -1,10 +1,11 @@
-"""Pictures of what a model does, drawn with Pillow: whom it ranks first, and the patches that AWM keeps."""
+"""Pictures of what a model does, drawn with Pillow: whom it ranks first, patches that AWM keeps, losses of pairs."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -21,6 +22,7 @@ FRAME = 4
 TEXT_WIDTH = 300
 FONT_SIZE = 13
 RIGHT, WRONG = (0, 140, 60), (200, 30, 30)
+BARS, BAR = 60, 8
 
 
 def spread(total: int, count: int) -> list[int]:
@@ -82,6 +84,45 @@ def draw_masks(images: Sequence[Image.Image], keep_indices: Tensor, grid: tuple[
     return sheet
 
 
+def draw_pair_losses(
+    losses: Sequence[float | None], plausible: Sequence[float], is_clean: Sequence[bool] | None = None
+) -> Image.Image:
+    """A histogram of training pairs by their losses, each bar cut by how plausible its pairs are.
+
+    Args:
+        losses: moving averages in nats, `None` of a pair that was not seen, [pairs].
+        plausible: probability that a pair is right, [pairs].
+        is_clean: which pairs are right, where it is known: a line shows how many of each bar are not.
+    """
+    values, right = np.asarray(losses, float), np.asarray(plausible, float)
+    known = np.isfinite(values)
+    top = float(values[known].max(initial=0.0)) or 1.0
+    place = np.minimum((values[known] / top * BARS).astype(int), BARS - 1)
+    counts, green = (np.bincount(place, weights, BARS) for weights in (None, right[known]))
+    tall = HEIGHT / max(1.0, counts.max())
+    wide = 2 * GAP + BARS * BAR
+    sheet = Image.new("RGB", (wide, HEIGHT + 5 * FONT_SIZE), "white")
+    pen = ImageDraw.Draw(sheet)
+    floor = HEIGHT + 2 * FONT_SIZE
+    for bar, (count, sure) in enumerate(zip(counts, green)):
+        left, middle = GAP + bar * BAR, floor - round(sure * tall)
+        pen.rectangle((left, middle, left + BAR - 2, floor), RIGHT)
+        if round(count * tall) > round(sure * tall):
+            pen.rectangle((left, floor - round(count * tall), left + BAR - 2, middle), WRONG)
+    title = f"{known.sum():,} training pairs, doubtful: {1 - right[known].mean():.1%}" if known.any() else "no pairs"
+    if is_clean is not None:
+        wrong = np.bincount(place[~np.asarray(is_clean, bool)[known]], minlength=BARS)
+        line = [(GAP + (bar + 0.5) * BAR, floor - round(count * tall)) for bar, count in enumerate(wrong)]
+        pen.line(line, "black", 2)
+        title += f", wrong: {wrong.sum() / max(1, known.sum()):.1%} (line)"
+    font, title = font_for(title, FONT_SIZE)
+    pen.text((GAP, GAP // 2), title, "black", font)
+    for share, anchor in ((0.0, "la"), (0.5, "ma"), (1.0, "ra")):
+        pen.text((GAP + share * BARS * BAR, floor + 4), f"{share * top:.3g}", "black", font, anchor)
+    pen.text((GAP, floor + 4 + FONT_SIZE + 4), "moving average of -log m, nats", "black", font)
+    return sheet
+
+
 def ranking_picture(
     embedded: EmbeddedSplit,
     processor: PairProcessor,
@@ -123,4 +164,4 @@ def _framed(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
     return tile
 
 
-__all__ = ["as_seen", "draw_masks", "draw_rankings", "ranking_picture", "spread"]
+__all__ = ["as_seen", "draw_masks", "draw_pair_losses", "draw_rankings", "ranking_picture", "spread"]

@@ -5,7 +5,12 @@ from test_distributed import launch
 from training_run import walk
 
 WAYS = {
-    "random order, random masks, dropout": {"mask_score": "random", "dropout": 0.1},
+    "random order, random masks, dropout, doubtful pairs": {
+        "mask_score": "random",
+        "dropout": 0.1,
+        "pair_weighting": "mixture",
+        "pair_weighting_start": 1,
+    },
     "grouped by length, accumulation": {
         "train_sampling_strategy": "group_by_length",
         "gradient_accumulation_steps": 2,

@@ -10,6 +10,9 @@ from modeling_amns.evaluation import EmbeddedSplit
 from modeling_amns.fonts import font_for
 from modeling_amns.masking import select_patches
 from modeling_amns.visualization import (
+    BAR,
+    BARS,
+    FONT_SIZE,
     FRAME,
     GAP,
     HEIGHT,
@@ -17,6 +20,7 @@ from modeling_amns.visualization import (
     TEXT_WIDTH,
     WRONG,
     draw_masks,
+    draw_pair_losses,
     draw_rankings,
     ranking_picture,
     spread,
@@ -92,3 +96,25 @@ def test_characters_that_no_font_here_has_are_written_as_code_points(monkeypatch
     rows = [[flat("red")]], [[True]]
     one, other = (np.asarray(draw_rankings([caption], [1], *rows)) for caption in ("红", "蓝"))
     assert (one != other).any()
+
+
+def test_bars_of_pair_losses_are_as_high_as_their_pairs_and_cut_by_what_is_plausible():
+    losses = [0.0] * 8 + [6.0] * 4 + [None]
+    sheet = draw_pair_losses(losses, [1.0] * 8 + [0.25] * 4 + [1.0], [True] * 10 + [False] * 3)
+
+    def rows(bar, colour):
+        return [y for y in range(sheet.height) if sheet.getpixel((GAP + bar * BAR + 1, y)) == colour]
+
+    floor = HEIGHT + 2 * FONT_SIZE
+    assert (min(rows(0, RIGHT)), rows(0, WRONG)) == (floor - HEIGHT, [])
+    assert min(rows(BARS - 1, WRONG)) == floor - HEIGHT // 2
+    assert min(rows(BARS - 1, RIGHT)) == floor - HEIGHT // 8 + 1
+    assert not rows(BARS // 2, RIGHT)[1:] and not rows(BARS // 2, WRONG), "an empty bar is a line at most"
+    middle = GAP + (BARS - 1) * BAR + BAR // 2
+    black = [y for y in range(2 * FONT_SIZE, floor) if sheet.getpixel((middle, y)) == (0, 0, 0)]
+    assert min(abs(y - (floor - HEIGHT // 4)) for y in black) <= 1, "2 of 8 pairs are wrong"
+
+
+@pytest.mark.parametrize("losses", [[], [None, None], [0.0, 0.0]])
+def test_pairs_of_which_nothing_is_known_are_drawn_too(losses):
+    assert draw_pair_losses(losses, [1.0] * len(losses)).size[0] > BARS * BAR

@@ -176,6 +176,7 @@ class Diary(TrainerCallback):
             "batches": self.batches,
             "weights": of_tensors(trainer.accelerator.unwrap_model(trainer.model).state_dict()),
             "teacher": of_tensors(trainer.teacher.state_dict()) if trainer.teacher else None,
+            "pairs": of_tensors(trainer.memory.state()) if trainer.memory else None,
             "optimizer": digest(trainer.optimizer.state_dict()),
             "rate": trainer.lr_scheduler.get_last_lr(),
             "random": of_tensors({"torch": torch.get_rng_state()}),
@@ -243,7 +244,10 @@ def main(folder: Path, options: dict) -> None:
     if options.pop("output_by_rank", False):
         options["output_dir"] = str(folder / f"output_{os.environ.get('RANK', 0)}")
     eval_items = options.pop("eval_items", PAIRS)
+    weighed = options.pop("weighed", False)
     trainer = make_trainer(folder, **options)
+    if weighed:
+        trainer.memory.weights.copy_(torch.linspace(0, 1, len(trainer.memory)))
     if kill_at is not None:
         trainer.add_callback(KillItself(kill_at, while_saving))
     if break_at is not None:
@@ -258,6 +262,7 @@ def main(folder: Path, options: dict) -> None:
             "log": trainer.state.log_history,
             "weights": trainer.accelerator.unwrap_model(trainer.model).state_dict(),
             "teacher": trainer.teacher.state_dict() if trainer.teacher else None,
+            "pairs": trainer.memory.state() if trainer.memory else {},
             "metrics": {
                 key: value for key, value in metrics.items() if key.startswith("eval_") and "runtime" not in key
             },
