@@ -1,18 +1,19 @@
 """A checkpoint is of one run: others are refused by name, `output_dir` holds one run at a time."""
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
 from training_run import make_trainer, tiny_pairs
 from transformers import TrainerCallback
+from transformers.trainer_utils import HPSearchBackend
 
 from modeling_amns import AMNSTrainer
 from modeling_amns.checkpoints import MANIFEST, missing_parts
@@ -275,23 +276,79 @@ def test_an_epoch_whose_evaluation_was_lost_is_evaluated_before_the_next(tmp_pat
     )
 
 
-HOLD = """
-import sys, time
-from modeling_amns.run_folder import locked
-with locked(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+def trial_of_a_search(folder, number=0, resume=None, **options):
+    """What a search does with a trial, without the packages that make them."""
+    made = make_trainer(folder, **{**SAVE, **options})
+    model = made.model
+    made.model_init = lambda: model
+    made.hp_search_backend, made.hp_space = (
+        HPSearchBackend.OPTUNA,
+        lambda trial: {"learning_rate": 2e-4, "max_steps": 2},
+    )
+    made.hp_name = lambda trial: f"run-{trial.number}-{made.args.learning_rate}"
+    made.train(resume_from_checkpoint=resume, trial=SimpleNamespace(number=number, params={}))
+    return made
+
+
+def test_a_trial_of_a_search_has_a_folder_of_its_own_that_no_other_may_use(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: {})
+    first, second = run / "run-0-0.0002", run / "run-1-0.0002"
+    # What a run left beside the trials is another matter.
+    trial_of_a_search(tmp_path)
+    trial_of_a_search(tmp_path, 1)
+    assert [path.name for path in sorted(first.iterdir())] == ["checkpoint-2"]
+    records = [read_record(folder / "checkpoint-2") for folder in (first, second)]
+    assert records[0]["run"] != records[1]["run"] and records[0]["options"]["learning_rate"] == 2e-4
+    with pytest.raises(ValueError, match="run-0-0.0002 is in use: it holds checkpoint-2 of a trial of another search"):
+        trial_of_a_search(tmp_path)
+    with held_by_another(second), pytest.raises(ValueError, match="run-1-0.0002 is in use by another run"):
+        trial_of_a_search(tmp_path, 1, overwrite_output_dir=True)
+    again = trial_of_a_search(tmp_path, overwrite_output_dir=True, save_total_limit=1)
+    assert read_record(first / "checkpoint-2")["run"] == again.run_record["run"] != records[0]["run"]
+    assert [path.name for path in sorted(run.iterdir())] == ["checkpoint-2", "checkpoint-4", first.name, second.name]
+
+
+def test_a_trial_resumes_from_the_checkpoint_that_its_search_names(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: {})
+    trial_of_a_search(tmp_path, save_steps=1)
+    last = tmp_path / "output" / "run-0-0.0002" / "checkpoint-2"
+    before = read_record(last)["run"]
+    (last / "model.safetensors").unlink()
+    for resume, message in ((str(last), "model.safetensors has no bytes"), (True, "one that is|that is named")):
+        with pytest.raises(ValueError, match=message):
+            trial_of_a_search(tmp_path, resume=resume)
+    again = trial_of_a_search(tmp_path, resume=str(last.parent / "checkpoint-1"), save_total_limit=2)
+    assert again.state.global_step == 2 and not missing_parts(last) and read_record(last)["run"] == before
+
+
+@contextlib.contextmanager
+def held_by_another(folder):
+    """While it lasts another process, of which it gives the number, holds the lock of a folder; then it is killed."""
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            with locked(folder):
+                os.write(tell, b"held")
+                time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(tell)
+    try:
+        assert os.read(ready, 4) == b"held"
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ready)
 
 
 def test_two_runs_keep_apart_and_a_killed_one_blocks_nobody(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
-    assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(ValueError, match=rf"in use by another run \(process {holder.pid}\)"), locked(tmp_path):
-        pass
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
+    with (
+        held_by_another(tmp_path) as pid,
+        pytest.raises(ValueError, match=rf"in use by another run \(process {pid}\)"),
+    ):
+        locked(tmp_path).__enter__()
     assert (tmp_path / LOCK).is_file()
     began = time.time()
     with locked(tmp_path), locked(tmp_path):
