@@ -16,7 +16,7 @@ from transformers.utils import logging
 from . import disk
 from .resuming import ResumesExactly
 from .run_folder import check_wishes, checkpoints_in, delete_run, locked, refuse_foreign, refuse_used, set_back
-from .run_record import differences, make_record, pace_of, read_record, resumed_record, write_record
+from .run_record import differences, make_record, pace_of, read_record, reading_of, resumed_record, write_record
 from .training_args import AMNSTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -165,7 +165,9 @@ class WholeCheckpoints(ResumesExactly):
             self._stack = stack
             # One process decides for all: they would find the folder at different times.
             checkpoint, self.run_record = self._agreed(lambda: self._begin(resume_from_checkpoint, trial, stack))
-            self.read_state(checkpoint, pace_of(read_record(checkpoint)) if checkpoint else None)
+            before = read_record(checkpoint) if checkpoint else None
+            self.read_state(checkpoint, pace_of(before))
+            self.expect(reading_of(before))
             inside = checkpoint is not None and Path(checkpoint).parent.resolve() == self._folder.resolve()
             self._saved_step = self._resumed.global_step if inside and self._resumed else None
             return super().train(checkpoint, cast(Any, trial), *args, **kwargs)
@@ -279,6 +281,8 @@ class WholeCheckpoints(ResumesExactly):
             self.run_record = make_record(self, self.run_options)
         if self.pace is not None:
             self.run_record["pace"] = list(self.pace)
+        if self.reading is not None:
+            self.run_record["read"] = {"epoch": self.reading.epoch, "rows": self.reading.rows}
         if self.args.should_save and self.args.save_total_limit:
             # Older ones are removed, by their names alone.
             refuse_foreign(run_dir, self.run_record["run"])

@@ -11,14 +11,17 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader
 from training_run import make_trainer, tiny_pairs
 from transformers import TrainerCallback
 from transformers.trainer_utils import HPSearchBackend
 
 from modeling_amns import AMNSTrainer
 from modeling_amns.checkpoints import MANIFEST, missing_parts
+from modeling_amns.data.collator import undecoded
 from modeling_amns.run_folder import LOCK, locked
-from modeling_amns.run_record import RECORD, differences, make_record, read_record
+from modeling_amns.run_record import RECORD, differences, make_record, read_record, reading_of
 
 SAVE = {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
 
@@ -144,6 +147,56 @@ def test_a_stream_that_is_shuffled_anew_each_time_is_refused(tmp_path):
     trainer().train()
     with pytest.raises(ValueError, match="the stream gives other pairs .*needs a seed"):
         trainer().train(resume_from_checkpoint=True)
+
+
+def stream_of(folder, workers=0, number=None, max_steps=9, **values):
+    """A trainer on a stream, of which one pair may be another."""
+    options = {**SAVE, "max_steps": max_steps, "save_steps": 1, "dataloader_num_workers": workers}
+    made = make_trainer(folder, shards=2, **options)
+    rows = tiny_pairs(folder).to_list()
+    if number is not None:
+        rows[number] |= values
+    pairs = datasets.Dataset.from_list(rows, features=tiny_pairs(folder).features)
+    made.train_dataset.dataset = undecoded(pairs.to_iterable_dataset(2))
+    return made
+
+
+# Of two workers the second begins with pair 24.
+@pytest.mark.parametrize("workers, inside, outside", [(0, [0, 15], [16, 46]), (2, [7, 31], [8, 32])])
+def test_a_stream_is_compared_as_far_as_it_is_read_again(tmp_path, workers, inside, outside):
+    """Step 8 is the second one of the second pass, of which 16 pairs were read."""
+    stream_of(tmp_path, workers).train()
+    reading = reading_of(read_record(tmp_path / "output" / "checkpoint-8"))
+    assert reading.epoch == 1 and sorted(row for row, _ in reading.rows.values()) == ([14, 15] if workers else [15])
+    for number in (*inside, *outside):
+        for epoch, values in ((1, {"caption": "new"}), (1, {"person_id": 9}), (0, {"person_id": 9}))[
+            : 1 if workers else 3
+        ]:
+            pairs = stream_of(tmp_path, workers, number, **values).train_dataset
+            pairs.expected = reading
+            pairs.set_epoch(epoch)
+            other = epoch == 1 and number in inside
+            with pytest.raises(ValueError, match="other pairs than") if other else contextlib.nullcontext():
+                list(DataLoader(pairs, batch_size=None, num_workers=workers, collate_fn=len))
+
+
+def test_a_resume_on_a_stream_with_other_pairs_ends_before_a_step(tmp_path):
+    stream_of(tmp_path).train()
+    last = tmp_path / "output" / "checkpoint-9"
+    before = last.stat().st_mtime_ns
+    image = Image.open(tmp_path / "20.png")
+    image.putpixel((0, 0), (1, 2, 3))
+    image.save(tmp_path / "20.png", compress_level=0)
+    # Behind the first 16, which are compared at once.
+    with pytest.raises(ValueError, match="other pairs .*first 24 of this pass: .*an image's name or its size"):
+        stream_of(tmp_path, max_steps=10).train(resume_from_checkpoint=str(last))
+    assert last.stat().st_mtime_ns == before
+
+
+def test_image_files_of_another_size_are_other_data(tmp_path, run):
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes() + b"0")
+    with pytest.raises(ValueError, match="the training data changed .image files of other sizes"):
+        resume(tmp_path)
 
 
 def test_workers_of_a_stream_give_each_pair_a_row_of_its_own(tmp_path):
