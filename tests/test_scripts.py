@@ -12,6 +12,7 @@ import pytest
 import warm_python
 
 from modeling_amns import AMNSTrainingArguments, recipe
+from modeling_amns.query_figures import read_query_figures
 from modeling_amns.recipe import DataArguments
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,10 @@ def test_the_recipe_trains_and_leaves_model_and_results(trained):
     assert {"epoch", "rank1", "rank5", "rank10", "mAP", "mINP"} == set(results["best"]) == set(results["last"])
     assert results["last"]["epoch"] == 2 and results["seconds"] > 0 and results["peak_memory_mb"] > 100
     assert "| last, epoch 2 |" in done.stdout and (folder / "out" / "model.safetensors").is_file()
+    for weights in ("best", "last"):
+        queries = read_query_figures(folder / "out", weights)
+        assert round(100 * float((queries["first_hit"] == 1).mean()), 2) == results[weights]["rank1"]
+        assert round(100 * float(queries["average_precision"].mean()), 2) == results[weights]["mAP"]
 
 
 def test_options_in_json_are_read_from_the_command_line(tmp_path, monkeypatch, capsys):
@@ -116,7 +121,7 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys, re
 
 def test_a_recipe_or_checkpoint_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     code, said = run_here(monkeypatch, capsys, "train.py", "--config", tmp_path / "none.yaml")
-    assert code == 1 and "the package's own are cuhk_pedes, quickstart" in said
+    assert code == 1 and "the package's own are cuhk_pedes, icfg_pedes, irra, quickstart, rde, rstpreid" in said
     code, said = run_here(monkeypatch, capsys, "evaluate.py", tmp_path, "--data_root", tmp_path)
     assert code == 1 and "Traceback" not in said and str(tmp_path) in said
 

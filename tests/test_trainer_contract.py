@@ -13,9 +13,11 @@ from transformers.trainer_utils import HPSearchBackend
 
 from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
 from modeling_amns.checkpoints import WholeCheckpoints
+from modeling_amns.contract import check_training_set
 from modeling_amns.data.collator import PairCollator
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.losses import itc, matching_loss, register_loss
+from modeling_amns.masked_training import MasksPatches
 from modeling_amns.pushes import PushesCheckpoints
 from modeling_amns.resuming import ResumesExactly
 from modeling_amns.splits import EvaluatesSplits
@@ -119,7 +121,7 @@ def test_the_hooks_of_trainer_are_as_we_know_them(name):
 
 
 def test_no_hook_is_overridden_without_being_known():
-    kinds = (AMNSTrainer, EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesExactly)
+    kinds = (AMNSTrainer, MasksPatches, EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesExactly)
     own = {name for kind in kinds for name in vars(kind)}
     overridden = {name for name in own if callable(getattr(Trainer, name, None)) and name in vars(Trainer)}
     assert overridden == set(HOOKS)
@@ -158,6 +160,10 @@ def test_the_dual_encoder_alone_is_refused_and_what_to_load_is_said(tmp_path, mo
         ({"loss_options": {"sdm": {"eps": 1e-6}}}, "loss_options for sdm, which loss_weights does not name"),
         ({"loss_options": {"waf": 2}}, "loss_options of waf must map"),
         ({"loss_options": {"identity": {"gamma": 0.5}}}, "identity: gamma must be 0 or at least 1"),
+        (
+            {"loss_weights": {"identity": 1.0}, "loss_options": {"identity": {"modality": "image"}}},
+            "modality image as the only loss trains one encoder of two",
+        ),
         ({"loss_weights": "{bsdm: 1}"}, "loss_weights is no valid JSON"),
         ({"loss_weights": {"bsdm": "much"}}, "must be finite numbers"),
         ({"loss_weights": {"bsdm": 0.0}}, "not all 0"),
@@ -165,6 +171,11 @@ def test_the_dual_encoder_alone_is_refused_and_what_to_load_is_said(tmp_path, mo
         ({"metric_for_best_model": "eval_loss"}, "evaluation ranks and computes no loss"),
         ({"keep_ratio": 1.0, "mask_score": "text"}, "mask_score can't be used: keep_ratio 1 hides no patch"),
         ({"mask_last_layers": 2}, "mask_last_layers can't be used: only mask_score attention_last"),
+        ({"keep_ratio": 1.0, "unmasked_share": 0.1}, "unmasked_share can't be used: keep_ratio 1 hides no patch"),
+        ({"keep_ratio": 1.0, "ema_ramp": False}, "ema_ramp can't be used: keep_ratio 1 hides no patch"),
+        ({"mask_score": "random", "mask_image": "augmented"}, "mask_image can't be used: mask_score random asks no"),
+        ({"mask_score": "random", "ema_decay": 0.9}, "ema_decay can't be used: mask_score random asks no teacher"),
+        ({"mask_image": "augmented", "augment_erasing": 0.0}, "mask_image can't be used: without augment_erasing"),
         ({"instances_per_identity": 2, "train_sampling_strategy": "group_by_length"}, "would have no effect"),
         ({"instances_per_identity": 2, "auto_find_batch_size": True}, "auto_find_batch_size"),
         ({"gradient_cache_chunk_size": 2, "torch_empty_cache_steps": 1}, "torch_empty_cache_steps has no effect"),
@@ -333,6 +344,26 @@ def test_a_search_maximises_the_figure_that_selects(several, monkeypatch):
     assert (objective({"eval_a_mAP": 7.0, "eval_b_mAP": 8.0}), trials, direction) == (7.0, 3, "maximize")
 
 
+def test_the_first_layer_stays_as_it_is_when_it_is_frozen(tmp_path):
+    trainer = make_trainer(
+        tmp_path, freeze_patch_embedding=True, per_device_train_batch_size=8, max_steps=1, learning_rate=1e-2
+    )
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    same = {name for name, value in trainer.model.state_dict().items() if torch.equal(value, before[name])}
+    assert "amns.vision_model.embeddings.patch_embedding.weight" in same
+    assert not any("encoder.layers" in name and "weight" in name for name in same)
+
+
+@pytest.mark.parametrize("instances, clean, warned", [(2, False, True), (2, True, False), (0, False, False)])
+def test_wrong_captions_in_batches_by_person_are_warned_of(tmp_path, caplog, instances, clean, warned):
+    args = AMNSTrainingArguments(output_dir=str(tmp_path), instances_per_identity=instances, use_cpu=True)
+    pairs = tiny_pairs(tmp_path)
+    pairs = pairs.add_column("is_clean", [clean or row % 4 > 0 for row in range(len(pairs))])
+    check_training_set(pairs, args)
+    assert ("25% of the captions are wrong, and instances_per_identity 2" in caplog.text) == warned
+
+
 def test_an_own_loss_is_trained_with_its_options(several, own_losses):
     register_loss("scaled", lambda logits, positives, factor=1.0: factor * itc(logits, positives))
     trainer = several.trainer(loss_weights={"scaled": 0.5}, loss_options={"scaled": {"factor": 3.0}}, max_steps=1)
@@ -344,11 +375,33 @@ def test_an_own_loss_is_trained_with_its_options(several, own_losses):
     assert "loss_scaled" in trainer.state.log_history[0]
 
 
-@pytest.mark.parametrize("sampling", [{"instances_per_identity": 2}, {"train_sampling_strategy": "group_by_length"}])
+def test_a_balanced_identity_loss_is_told_how_many_pairs_each_person_has(tmp_path):
+    options = {"loss_weights": {"bsdm": 1.0, "identity": 1.0}, "loss_options": {"identity": {"weighting": "balanced"}}}
+    trainer = make_trainer(tmp_path, num_pairs=11, per_device_train_batch_size=11, **options)
+    batch = next(iter(trainer.get_train_dataloader()))
+    outputs = trainer.model(**trainer._model_inputs(batch))
+    # Of the first 11 pairs the persons 0, 1 and 2 have two, the other five one: 11 / 8 is the mean.
+    got = trainer._loss_parts(outputs, batch["person_ids"])["identity"].item()
+    want = 0.0
+    for logits in (outputs.image_identity_logits, outputs.text_identity_logits):
+        for row, person in zip(logits.log_softmax(1).tolist(), batch["person_ids"].tolist()):
+            want -= 11 / 8 / (2 if person < 3 else 1) * row[person] / 22
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"instances_per_identity": 2},
+        {"train_sampling_strategy": "group_by_length"},
+        {"loss_options": {"identity": {"weighting": "balanced"}}},
+    ],
+)
 def test_a_stream_cannot_be_sampled_and_says_so(tmp_path, processor, sampling):
     args = AMNSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1, **sampling)
     stream = tiny_pairs(tmp_path).to_iterable_dataset()
-    with pytest.raises(ValueError, match=f"{next(iter(sampling))}.* needs to know all rows.*streaming=False"):
+    name = "weighting balanced" if "loss_options" in sampling else next(iter(sampling))
+    with pytest.raises(ValueError, match=f"{name}.* needs to know all rows.*streaming=False"):
         AMNSTrainer(tiny_retrieval_model(processor, PERSONS), args, train_dataset=stream, processing_class=processor)
 
 
