@@ -119,7 +119,7 @@ def pace_of(record: Mapping[str, Any] | None) -> Pace | None:
 
 def reading_of(record: Mapping[str, Any] | None) -> Reading | None:
     """How far the run had read its stream, where the record says so."""
-    read = (record or {}).get("read")
+    read: Any = (record or {}).get("read")
     try:
         rows = {int(worker): (int(row), int(digest)) for worker, (row, digest) in read["rows"].items()}
         return Reading(int(read["epoch"]), rows)

@@ -12,7 +12,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -146,8 +146,8 @@ def _unpickled(content: bytes, records: _Records) -> object:
         del stack[start:]
         return taken
 
-    for opcode, argument, _ in pickletools.genops(content):
-        code = opcode.name
+    for opcode, read, _ in pickletools.genops(content):
+        code, argument = opcode.name, cast(Any, read)
         if code in _CONSTANTS:
             stack.append(_CONSTANTS[code])
         elif code in _VALUES:
