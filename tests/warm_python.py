@@ -101,6 +101,19 @@ class WarmProcess:
                 os.kill(self.pid, signal.SIGKILL)
 
 
+class FreshProcess(subprocess.Popen):
+    """The same, of an interpreter that begins anew."""
+
+    def __init__(self, words: Sequence[object], env: dict[str, str], cwd: Path | None = None, modules=LIBRARIES):
+        pipe = subprocess.PIPE
+        super().__init__([sys.executable, *map(str, words)], env=env, cwd=cwd, stdout=pipe, stderr=pipe, text=True)
+
+
+# Libraries of other systems do not bear being copied in the midst of their work.
+if sys.platform != "linux":
+    WarmProcess = FreshProcess  # type: ignore[assignment, misc]
+
+
 def run(
     words: Sequence[object], env: dict[str, str], cwd: Path | None = None, timeout: float = 300, modules=LIBRARIES
 ):
