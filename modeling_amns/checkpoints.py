@@ -16,7 +16,7 @@ from transformers.utils import logging
 from . import disk
 from .resuming import ResumesExactly
 from .run_folder import check_wishes, checkpoints_in, delete_run, locked, refuse_foreign, refuse_used, set_back
-from .run_record import differences, make_record, pace_of, read_record, resumed_record, write_record
+from .run_record import differences, make_record, pace_of, read_record, reading_of, resumed_record, write_record
 from .training_args import AMNSTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -144,6 +144,8 @@ class WholeCheckpoints(ResumesExactly):
     # What decides this run besides its arguments, by name; a program that reads data and model sets it.
     run_options: Mapping[str, Any] = {}
     run_record: dict[str, Any] | None = None
+    # Closed when `train` ends.
+    _stack = contextlib.ExitStack()
     _saved_step: int | None = None
 
     def train(
@@ -160,9 +162,12 @@ class WholeCheckpoints(ResumesExactly):
                 finds another one's checkpoints in `output_dir`.
         """
         with contextlib.ExitStack() as stack:
+            self._stack = stack
             # One process decides for all: they would find the folder at different times.
             checkpoint, self.run_record = self._agreed(lambda: self._begin(resume_from_checkpoint, trial, stack))
-            self.read_state(checkpoint, pace_of(read_record(checkpoint)) if checkpoint else None)
+            before = read_record(checkpoint) if checkpoint else None
+            self.read_state(checkpoint, pace_of(before))
+            self.expect(reading_of(before))
             inside = checkpoint is not None and Path(checkpoint).parent.resolve() == self._folder.resolve()
             self._saved_step = self._resumed.global_step if inside and self._resumed else None
             return super().train(checkpoint, cast(Any, trial), *args, **kwargs)
@@ -188,9 +193,14 @@ class WholeCheckpoints(ResumesExactly):
         self, resume: str | bool | None, trial: object, stack: contextlib.ExitStack
     ) -> tuple[str | None, dict[str, Any] | None]:
         asked = asked_for(resume)
-        if trial is not None:
-            # Each trial has a folder of its own, and values that are not set yet.
-            return None, None
+        if self._is_trial(trial):
+            # It has a folder of its own, which is known once its values are set: see `_hp_search_setup`.
+            if asked is True:
+                raise ValueError("A trial resumes from a checkpoint that is named; which one is the search's to say.")
+            if asked:
+                check_resumable(asked)
+            # Searches that go on with other values do so on purpose: they are not compared.
+            return (str(asked), read_record(asked)) if asked else (None, None)
         stack.enter_context(locked(self._folder))
         check_wishes(bool(asked), self.args.overwrite_output_dir)
         if not asked:
@@ -225,6 +235,24 @@ class WholeCheckpoints(ResumesExactly):
             set_back(self._folder, step)
         return str(checkpoint), record
 
+    def _is_trial(self, trial: object) -> bool:
+        return trial is not None and self.hp_search_backend is not None
+
+    def _hp_search_setup(self, trial: object) -> None:
+        """As `Trainer`; then the folder of the trial is its own until it ends, and empty where it starts anew."""
+        super()._hp_search_setup(cast(Any, trial))
+        if self._is_trial(trial):
+            self._agreed(lambda: self._begin_trial(trial))
+
+    def _begin_trial(self, trial: object) -> None:
+        folder = Path(self._get_output_dir(trial=cast(Any, trial)))
+        # Not that of the search: several processes may work on one.
+        self._stack.enter_context(locked(folder))
+        if self.resumed_from is None:
+            if self.args.overwrite_output_dir:
+                delete_run(folder)
+            refuse_used(folder, whole_run=False, trial=True)
+
     def _check_state(self, checkpoint: Path) -> None:
         """For what a trainer keeps besides: raises an error where a checkpoint lacks it."""
 
@@ -253,6 +281,8 @@ class WholeCheckpoints(ResumesExactly):
             self.run_record = make_record(self, self.run_options)
         if self.pace is not None:
             self.run_record["pace"] = list(self.pace)
+        if self.reading is not None:
+            self.run_record["read"] = {"epoch": self.reading.epoch, "rows": self.reading.rows}
         if self.args.should_save and self.args.save_total_limit:
             # Older ones are removed, by their names alone.
             refuse_foreign(run_dir, self.run_record["run"])

@@ -3,8 +3,6 @@
 import json
 import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .image_modes_amns import size_pair
+from .torchscript_files import is_torchscript, read_torchscript
 
 HEAD_WIDTH = 64
 OPENCLIP_CONFIG = "open_clip_config.json"
@@ -50,16 +49,14 @@ def weights_file(path: Path) -> Path:
 def read_checkpoint(file: str | Path) -> dict:
     """Content of a checkpoint file, on the CPU; a pickle that holds anything but tensors and plain values is refused.
 
-    TorchScript archives are read by `torch.jit.load`, which knows no Python; none of their methods is called.
+    Of TorchScript archives the tensors are read, none of their code.
     """
     file = Path(file)
     try:
         if file.suffix == ".safetensors":
             content = load_file(file)
-        elif _is_torchscript(file):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                content = dict(torch.jit.load(file, map_location="cpu").state_dict())
+        elif is_torchscript(file):
+            content = read_torchscript(file)
         else:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -106,22 +103,29 @@ def openclip_preprocessing(file: Path) -> dict[str, Any]:
     return fields
 
 
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def unwrap(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
-    """The innermost state dict without the prefix of a distributed wrapper, and the names of what is around it."""
-    left_over = []
+    """The innermost state dict without the prefix of a distributed wrapper, and the names of what is around it.
+
+    Raises:
+        ValueError: it has no innermost one, or holds tensors that stand for more values than the file has.
+    """
+    left_over: list[str] = []
+    around: list[Mapping] = []
     while inner := next((name for name in _CONTAINERS if isinstance(checkpoint.get(name), Mapping)), None):
+        if any(checkpoint is other for other in around):
+            raise ValueError(f"{inner} holds itself.")
+        around.append(checkpoint)
         left_over += [str(name) for name in checkpoint if name != inner]
         checkpoint = checkpoint[inner]
-    tensors = {str(name).removeprefix("module."): value for name, value in checkpoint.items()}
-    left_over += [name for name, value in tensors.items() if not isinstance(value, Tensor)]
-    return {name: value for name, value in tensors.items() if isinstance(value, Tensor)}, left_over
+    values = {str(name).removeprefix("module."): value for name, value in checkpoint.items()}
+    left_over += [name for name, value in values.items() if not isinstance(value, Tensor)]
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    for name, value in tensors.items():
+        # A few bytes may stand for any number of values; the model that they describe would take the memory.
+        plain = value.layout == torch.strided and not value.is_meta
+        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{name[:60]} is no plain tensor, its {value.numel()} values are not all in the file.")
+    return tensors, left_over
 
 
 def encoder_prefix(tensors: Mapping[str, Tensor]) -> str:

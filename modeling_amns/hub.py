@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import datasets
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitInfo, DatasetCard, HfApi
 from huggingface_hub.errors import HFValidationError
@@ -184,12 +185,14 @@ def push_synthetic(
     """
     _check_repo_id(repo_id)
     api = client(token)
-    splits = {"train": load_benchmark("synthetic-pedes", root, "train")}
-    for split in ("val", "test"):
-        pairs = _as_pairs(load_benchmark("synthetic-pedes", root, split))
-        splits[split] = pairs.select_columns(splits["train"].column_names)
-    make_repository(api, repo_id, private, revision, repo_type="dataset")
-    DatasetDict(splits).push_to_hub(repo_id, token=token, revision=revision)
+    # Tables go through the cache of `datasets`, what is sent through it or the folder for temporary files.
+    with names_full_disk(datasets.config.HF_DATASETS_CACHE):
+        splits = {"train": load_benchmark("synthetic-pedes", root, "train")}
+        for split in ("val", "test"):
+            pairs = _as_pairs(load_benchmark("synthetic-pedes", root, split))
+            splits[split] = pairs.select_columns(splits["train"].column_names)
+        make_repository(api, repo_id, private, revision, repo_type="dataset")
+        DatasetDict(splits).push_to_hub(repo_id, token=token, revision=revision)
     rows = [
         [split, *(f"{n:,}" for n in (len(pairs), len(set(pairs["image_id"][:])), len(set(pairs["person_id"][:]))))]
         for split, pairs in splits.items()

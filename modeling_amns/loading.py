@@ -16,6 +16,7 @@ from .processing_amns import AMNSProcessor
 from .report import read_object
 
 Part = TypeVar("Part")
+Model = TypeVar("Model", bound=AMNSPreTrainedModel)
 
 
 def load_checkpoint(
@@ -58,6 +59,25 @@ def load_checkpoint(
     )
     check_fit(model, processor, str(checkpoint))
     return model.eval(), processor
+
+
+def load_start(checkpoint: str, kind: type[Model], **options: Any) -> Model:
+    """A model to train from: as `from_pretrained`, where weights that training would not mend are refused.
+
+    Args:
+        checkpoint: AMNS or CLIP checkpoint: folder or Hub id.
+        kind: class of the model.
+        options: of `from_pretrained`.
+    Raises:
+        ValueError: weights of the encoders can't be read, are missing, left over or not finite.
+        OSError: there is no such folder or repository.
+    """
+    _check_shards(Path(checkpoint))
+    model, found = _read(
+        checkpoint, "model", lambda: kind.from_pretrained(checkpoint, output_loading_info=True, **options)
+    )
+    check_weights(model, found, checkpoint)
+    return model
 
 
 def _check_shards(folder: Path) -> None:
@@ -149,4 +169,4 @@ def _read(checkpoint: str | Path, part: str, load: Callable[[], Part]) -> Part:
         ) from error
 
 
-__all__ = ["check_fit", "check_weights", "end_token_id", "load_checkpoint"]
+__all__ = ["check_fit", "check_weights", "end_token_id", "load_checkpoint", "load_start"]

@@ -34,10 +34,10 @@ from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
 from .disk import whole_file
 from .evaluation import EmbeddedSplit
-from .loading import check_fit
+from .loading import check_fit, load_start
 from .losses import IDENTITY
 from .memory import PeakMemory, peak_memory_mb
-from .modeling_amns import AMNSForPersonRetrieval
+from .modeling_amns import AMNSForPersonRetrieval, AMNSModel
 from .processing_amns import AMNSProcessor
 from .query_figures import query_figures, write_query_figures
 from .report import FROM_SCRATCH, METRICS, EpochFigures, RunReport, figures_table, weights_sha256
@@ -90,7 +90,7 @@ def build(
         captions: of the training set; from scratch, the tokenizer is trained on them.
         num_identities: of the training set; 0 leaves the classifier out.
     Raises:
-        ValueError: the start's tokenizer and weights do not fit each other.
+        ValueError: weights of the start are missing or not finite, or its tokenizer does not fit them.
 
     A start keeps its preprocessing: mean, deviation, resampling, tokenizer; and, where `arguments` name no other, its
     image size and stride. Images are never cropped, also those of a CLIP start.
@@ -102,12 +102,7 @@ def build(
         options["attn_implementation"] = arguments.attn_implementation
     if arguments.model_name_or_path:
         start = arguments.model_name_or_path
-        model = AMNSForPersonRetrieval.from_pretrained(
-            start,
-            num_identities=num_identities,
-            **grid,
-            **options,
-        )
+        model = load_start(start, AMNSForPersonRetrieval, num_identities=num_identities, **grid, **options)
         # Whatever a folder says, no code of it runs here.
         size = model.config.vision_config.image_size
         processor = AMNSProcessor.from_pretrained(start, image_size=size, trust_remote_code=False)
@@ -161,6 +156,9 @@ def _run(
     if "trackio" in (args.report_to or ()) and not args.run_name:
         # It ends the run with the training; by this name the figures on test go on in it instead of in one of theirs.
         args.run_name = f"{folder.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    if start.model_name_or_path:
+        # Before the data, which may take minutes to read; how many persons they show is known only then.
+        load_start(start.model_name_or_path, AMNSModel)
     splits = {split: data.load(split) for split in dict.fromkeys(("train", "test", data.selection_split))}
     train, test = splits["train"], splits["test"]
     if data.noise_rate or data.noise_file:

@@ -1,6 +1,6 @@
 """Where a resumed run goes on: at the pair after the last one that a step was made of, whatever was changed since."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy
 
+from .data.collator import Reading, StreamedPairs
 from .data.sampler import IdentitySampler, RandomPairSampler
 
 
@@ -75,6 +76,8 @@ class ResumesExactly(Trainer):
     _place = Place(0, 0)
     pace: Pace | None = None
     sampler: IdentitySampler | RandomPairSampler | None = None
+    # Of a stream: what this process has read of the pass that it is in.
+    reading: Reading | None = None
 
     def read_state(self, checkpoint: str | None, pace: Pace | None) -> None:
         """Before training: where to go on.
@@ -87,6 +90,27 @@ class ResumesExactly(Trainer):
         self.resumed_from = Path(checkpoint) if checkpoint else None
         file = self.resumed_from / TRAINER_STATE_NAME if self.resumed_from else None
         self._resumed = TrainerState.load_from_json(str(file)) if file else None
+
+    def expect(self, reading: Reading | None) -> None:
+        """Before training on a stream: what a resumed run has read of it, and has to find again."""
+        self.reading = None
+        if isinstance(self.train_dataset, StreamedPairs):
+            self.train_dataset.expected = reading
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """As `Trainer`: the batches of a step. Of a stream it is noted how far they reach."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if isinstance(self.train_dataset, StreamedPairs):
+            epoch, workers = self.train_dataset.epoch, max(1, self.args.dataloader_num_workers)
+            rows = self.reading.rows if self.reading is not None and self.reading.epoch == epoch else {}
+            # A collator of the user's own may leave it out.
+            for batch in (batch for batch in batches if "read" in batch):
+                for row, read in zip(batch["rows"].tolist(), batch["read"].tolist()):
+                    rows[row % workers] = max(rows.get(row % workers, (-1, 0)), (row, read))
+            self.reading = Reading(epoch, rows)
+        return batches, items
 
     def set_initial_training_values(
         self, args: TrainingArguments, dataloader: DataLoader

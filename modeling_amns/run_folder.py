@@ -65,16 +65,22 @@ def check_wishes(resumes: bool, overwrites: bool, folder: str | Path = "", start
         )
 
 
-def refuse_used(folder: str | Path, whole_run: bool) -> None:
+def refuse_used(folder: str | Path, whole_run: bool, trial: bool = False) -> None:
     """For a run that starts anew.
 
     Args:
         folder: its `output_dir`.
         whole_run: also where only a final model or a report of a run is in it.
+        trial: it is one of a search for hyperparameters, in a folder of its own.
     Raises:
         ValueError: it holds another run.
     """
     found = _left(folder, _RESULTS if whole_run else ())
+    if found and trial:
+        raise ValueError(
+            f"{folder} is in use: it holds {_listed(found)} of a trial of another search. Choose another output_dir, "
+            "or let each trial delete what lies in its folder: overwrite_output_dir=True."
+        )
     if found:
         raise ValueError(
             f"{folder} is in use: it holds {_listed(found)} of another run. Go on with that one by "

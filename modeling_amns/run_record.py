@@ -16,7 +16,7 @@ import datasets
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from .data.collator import StreamedPairs, TrainingPairs
+from .data.collator import Reading, StreamedPairs, TrainingPairs
 from .resuming import Pace
 from .training_args import AMNSTrainingArguments
 
@@ -117,6 +117,16 @@ def pace_of(record: Mapping[str, Any] | None) -> Pace | None:
     return Pace(*pace)
 
 
+def reading_of(record: Mapping[str, Any] | None) -> Reading | None:
+    """How far the run had read its stream, where the record says so."""
+    read: Any = (record or {}).get("read")
+    try:
+        rows = {int(worker): (int(row), int(digest)) for worker, (row, digest) in read["rows"].items()}
+        return Reading(int(read["epoch"]), rows)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
+
+
 def _of(record: Mapping[str, Any], part: str) -> dict[str, Any]:
     value = record.get(part)
     return value if isinstance(value, dict) else {}
@@ -153,7 +163,29 @@ def _data(pairs: object) -> dict[str, Any]:
             os.path.commonpath(paths) if len(set(paths)) > 1 and len({os.path.isabs(p) for p in paths}) == 1 else ""
         )
         data["images"] = _digest([os.path.relpath(path, shared) if shared else Path(path).name for path in paths])
+    sizes = _file_sizes(rows)
+    if sizes:
+        data["image_sizes"] = _digest(sizes)
     return data
+
+
+def _file_sizes(rows: datasets.Dataset) -> list[int]:
+    """Bytes of each image file, in order: a call of the system for each; empty where images lie in the data set.
+
+    Names alone would take another export of the same pictures for the same. Contents would take the time of an epoch.
+    """
+    known: dict[str, int] = {}
+    for batch in rows.select_columns(["image"]).iter(1000):
+        for image in batch["image"]:
+            if image is None or image.get("bytes") is not None or not image.get("path"):
+                return []
+            path = image["path"]
+            if path not in known:
+                try:
+                    known[path] = os.stat(path).st_size
+                except (OSError, ValueError):
+                    return []  # no file of this machine; whoever decodes it says so
+    return list(known.values())
 
 
 _DATA = {
@@ -162,6 +194,7 @@ _DATA = {
     "person_ids": "the pairs show other persons",
     "captions": "other captions, or in another order",
     "images": "other images, or in another order",
+    "image_sizes": "image files of other sizes",
 }
 
 
@@ -215,6 +248,7 @@ __all__ = [
     "make_record",
     "pace_of",
     "read_record",
+    "reading_of",
     "resumed_record",
     "write_record",
 ]

@@ -299,9 +299,10 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
         """
         if self.record.is_finite(self.accelerator):
             return
+        trial = getattr(self, "_trial", None)
         if self._saved_step != self.state.global_step:
-            self._save_checkpoint(cast(nn.Module, self.model), trial=None)
-        saved = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            self._save_checkpoint(cast(nn.Module, self.model), trial=trial)
+        saved = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         raise NonFiniteLossError(
             f"Step {self.state.global_step + 1}, process {self.args.process_index}: the loss is not finite. "
             f"{self.record.describe()}. The state before this step is saved in {saved}. Resume from it without mixed "

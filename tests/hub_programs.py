@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from hub_double import TOKEN, HubDouble
+from warm_python import WarmProcess
 
 ROOT = Path(__file__).parents[1]
 # Large files travel by Xet where hf-xet is installed, as a user's do; these make them travel by LFS instead.
@@ -70,7 +70,7 @@ else:
 
 def start(
     hub: HubDouble, home: Path, program: str | Path, *arguments, token: str | None = TOKEN, **environment: str
-) -> subprocess.Popen:
+) -> WarmProcess:
     """A Python program (text), or a script of the package (path), with this Hub and an empty cache at `home`."""
     guard = home / "guard"
     guard.mkdir(exist_ok=True)
@@ -83,10 +83,8 @@ def start(
     variables |= {"PYTHONPATH": os.pathsep.join(map(str, (guard, ROOT, ROOT / "tests"))), **environment}
     if token:
         variables["HF_TOKEN"] = token
-    command = [str(program)] if isinstance(program, Path) else ["-c", program]
-    command = [sys.executable, *command, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=variables, cwd=home, stdout=pipe, stderr=pipe, text=True)
+    command = [program] if isinstance(program, Path) else ["-c", program]
+    return WarmProcess([*command, *arguments], variables, home)
 
 
 def run(hub: HubDouble, home: Path, program: str | Path, *arguments, **options) -> subprocess.CompletedProcess:

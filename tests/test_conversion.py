@@ -1,12 +1,15 @@
 """Conversion of checkpoints: features equal to an independent forward and to OpenCLIP's, no key dropped in silence."""
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import json
+import pickle
 import runpy
 import sys
 import types
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.clip_tokenizer import clip_tokenizer
-from modeling_amns.conversion import convert_checkpoint, convert_preprocessing
+from modeling_amns.conversion import convert_checkpoint, convert_preprocessing, read_checkpoint
 
 SCRIPT = str(Path(__file__).parent.parent / "scripts" / "convert_checkpoint.py")
 VOCAB, CONTEXT, PATCH = 300, 20, 8
@@ -178,6 +181,105 @@ def test_torchscript_archive_gives_equal_features(tmp_path):
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(root).save(tmp_path / "ViT-B-16.pt")
     assert_equals_reference(convert_checkpoint(tmp_path / "ViT-B-16.pt"), weights)
+
+
+class Attributes(nn.Module):
+    """What an archive holds besides weights: other tensors, lists, dictionaries, and two names for one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.mask = torch.zeros(4)
+        self.sizes, self.others, self.nothing = [1, 2], {"a": torch.ones(1)}, None
+        self.layers = nn.Sequential(nn.Linear(2, 2, bias=False), nn.LayerNorm(2))
+        self.again = self.layers[1]
+        self.weight = nn.Parameter(torch.randn(3, 2).half().T)
+        self.register_buffer("count", torch.tensor(3))
+
+    def forward(self, x):
+        return self.again(self.layers(x)) + self.mask.sum() + self.sizes[0] + self.others["a"]
+
+
+@pytest.mark.parametrize("how", ["script", "trace"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_torchscript_archive_is_read_as_torch_would(tmp_path, how):
+    module = torch.jit.script(Attributes()) if how == "script" else torch.jit.trace(Attributes(), torch.ones(2, 2))
+    module.save(tmp_path / "a.pt")
+    want, found = torch.jit.load(tmp_path / "a.pt").state_dict(), read_checkpoint(tmp_path / "a.pt")
+    assert list(found) == list(want) and "mask" not in want
+    assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in want.items())
+
+
+class WritesWhenItIsLoaded(nn.Module):
+    def __init__(self, place: str):
+        super().__init__()
+        self.place, self.weight = place, nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.weight, self.place
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, str]):
+        self.weight, self.place = state[0], state[1]
+        torch.save(state[0], state[1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_torchscript_archive_that_does_something_when_it_is_loaded_is_refused_and_does_nothing(tmp_path):
+    torch.jit.script(WritesWhenItIsLoaded(str(tmp_path / "written"))).save(tmp_path / "ViT-B-16.pt")
+    # The control: torch's own reader does it, and then misses what `Module` keeps besides.
+    with contextlib.suppress(RuntimeError):
+        torch.jit.load(tmp_path / "ViT-B-16.pt")
+    (tmp_path / "written").unlink()
+    with pytest.raises(ValueError, match=r"ViT-B-16\.pt: refused, .*its own code makes it.* could run code"):
+        convert_checkpoint(tmp_path / "ViT-B-16.pt")
+    assert not (tmp_path / "written").exists()
+
+
+def rewritten(file, **records: bytes):
+    """An archive with other records in the place of its own."""
+    with zipfile.ZipFile(file) as archive:
+        content = {info.filename: (archive.read(info), info.compress_type) for info in archive.infolist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, (data, kind) in content.items():
+            archive.writestr(name, records.get(name.partition("/")[2], data), kind)
+
+
+SYSTEM = b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00echo\x85R."
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (SYSTEM, "refused, .*Unsupported global: GLOBAL os.system"),
+        (pickle.dumps(Path("x"), 4), "refused, .*Unsupported opcode: FRAME"),
+        (b"\x80\x02c__torch__\nA\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb.", "nested without end"),
+        (b"\x80\x02X\xff\xff\xff\x7fa.", "not readable as a checkpoint"),
+        (b"\x80\x02", "not readable as a checkpoint"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_archive_with_another_pickle_is_refused(tmp_path, content, message):
+    torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "A.pt")
+    source = b"class A(Module):\n  __parameters__ = []\n"
+    rewritten(tmp_path / "A.pt", **{"data.pkl": content, "code/__torch__.py": source})
+    with zipfile.ZipFile(tmp_path / "A.pt", "a") as archive:
+        archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/code/__torch__.py", source)
+    with pytest.raises(ValueError, match=message):
+        read_checkpoint(tmp_path / "A.pt")
+
+
+def test_a_few_bytes_that_stand_for_many_values_and_a_file_without_end_are_refused(tmp_path):
+    large = {"visual.class_embedding": torch.zeros(1).expand(10**13)}
+    with pytest.raises(ValueError, match="class_embedding is no plain tensor, its 10000000000000 values"):
+        convert_checkpoint(saved(tmp_path, large))
+    endless: dict = {}
+    endless["model"] = endless
+    with pytest.raises(ValueError, match="model holds itself"):
+        convert_checkpoint(saved(tmp_path, endless))
 
 
 def test_end_token_of_clips_vocabulary_is_known_however_captions_are_padded(tmp_path):

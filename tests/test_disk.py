@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_retrieval_model
+from gallery_double import Counting
+from PIL import Image
 from test_conversion import OPENAI_MARKS, openai_weights
 from test_conversion import run_script as convert
 from training_run import make_trainer
@@ -25,6 +27,8 @@ from modeling_amns.checkpoints import last_whole_checkpoint, missing_parts
 from modeling_amns.disk import ASIDE, DiskFullError, disk_full_message, whole_file, whole_folder, whole_model
 from modeling_amns.export import export_onnx
 from modeling_amns.hub import stage_checkpoint
+from modeling_amns.retrieval import PersonGallery
+from modeling_amns.retrieval.lance_store import LanceStore
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are POSIX")
 MOUNTED = [("tmpfs", kib) for kib in (500, 1500, 2600, 3000)]
@@ -151,6 +155,82 @@ def test_what_would_be_pushed_and_does_not_fit_is_one_line(tmp_path, processor, 
     with full(kind, tmp_path / "disk", kib), pytest.raises(DiskFullError) as caught:
         stage_checkpoint(tmp_path / "run", "org/name", tmp_path / "disk")
     assert is_one_line(caught.value, tmp_path / "disk")
+
+
+def paint(folder: Path, count: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        if not (folder / f"{number}.png").exists():
+            Image.new("RGB", (8, 16), (7 * number, 255 - 5 * number, 90)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory):
+    """Ten images in a gallery, and twenty more beside them."""
+    pytest.importorskip("lancedb")
+    folder = tmp_path_factory.mktemp("gallery")
+    PersonGallery.from_images(Counting(), None, paint(folder / "images", 10), folder=folder / "gallery")
+    paint(folder / "images", 30)
+    return folder
+
+
+def rows_of(folder: Path) -> dict[str, list[float]]:
+    table = LanceStore(folder, 3).read(vectors=True)
+    return dict(zip(table.paths, table.vectors.tolist()))
+
+
+# With 6 KiB the rows fit, and the copy for quick starts does not.
+@pytest.mark.parametrize("kind, kib", [("limit", 1), ("limit", 6), ("tmpfs", 56), ("tmpfs", 72)])
+def test_a_gallery_whose_update_does_not_fit_is_whole_and_the_same_call_completes_it(tmp_path, gallery, kind, kib):
+    root, place = tmp_path / "disk", tmp_path / "disk" / "gallery"
+    before = rows_of(gallery / "gallery")
+    with full(kind if kind == "tmpfs" else "limit", root, kib if kind == "tmpfs" else 10000):
+        shutil.copytree(gallery / "gallery", place)
+        limit = full("limit", root, kib) if kind == "limit" else contextlib.nullcontext()
+        with limit, pytest.raises(DiskFullError, match="do the same again") as caught:
+            PersonGallery.from_images(Counting(), None, gallery / "images", folder=place)
+        assert is_one_line(caught.value, place)
+        found = rows_of(place)
+        assert {path: found[path] for path in before} == before and len(found) in (10, 30)
+        assert (len(found) == 30) == (kib in (6, 72)) and len(list(place.glob("quick-*"))) == 1
+        files = {file.name for file in place.rglob("data/*")}
+        assert len(found) == 30 or files == {file.name for file in (gallery / "gallery").rglob("data/*")}
+        if kind == "tmpfs":
+            subprocess.run(["mount", "-o", "remount,size=4m", str(root)], check=True)
+        again = PersonGallery.from_images(Counting(), None, gallery / "images", folder=place)
+        assert len(again) == 30 and again.changes.embedded == 30 - len(found)
+        assert len(rows_of(place)) == 30 and [hit.path for hit in again.search("red", k=1)]
+
+
+@pytest.mark.parametrize("kind", ["*.lance", "*.manifest"])
+def test_what_lancedb_commits_and_wrote_in_part_only_is_taken_back(tmp_path, gallery, monkeypatch, kind):
+    """As it does on a full disk with files just larger than what fits."""
+    before, place = rows_of(gallery / "gallery"), shutil.copytree(gallery / "gallery", tmp_path / "gallery")
+    put = LanceStore._put
+
+    def cut(self, table):
+        there = set(place.rglob(kind))
+        put(self, table)
+        (fresh,) = set(place.rglob(kind)) - there
+        fresh.write_bytes(fresh.read_bytes()[:-1])
+
+    monkeypatch.setattr(LanceStore, "_put", cut)
+    with pytest.raises(OSError, match="was written in part only; the gallery in .* is as it was before"):
+        PersonGallery.from_images(Counting(), None, gallery / "images", folder=place)
+    assert rows_of(place) == before
+    monkeypatch.undo()
+    assert len(PersonGallery.from_images(Counting(), None, gallery / "images", folder=place)) == 30
+
+
+@pytest.mark.parametrize("kind, kib", [("limit", 1), ("limit", 6), ("tmpfs", 20)])
+def test_a_saved_gallery_that_does_not_fit_leaves_nothing_that_passes_for_one(tmp_path, gallery, kind, kib):
+    made, place = PersonGallery.load(gallery / "gallery", Counting()), tmp_path / "disk" / "copy"
+    with full(kind, tmp_path / "disk", kib):
+        with pytest.raises(DiskFullError) as caught:
+            made.save(place)
+        assert is_one_line(caught.value, place) and not place.exists()
+    assert rows_of(made.save(tmp_path / "copy").folder) == rows_of(gallery / "gallery")
 
 
 def test_a_report_that_does_not_fit_leaves_the_earlier_one(tmp_path):

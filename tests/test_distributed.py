@@ -2,22 +2,34 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from warm_python import WarmProcess
 
 SCRIPT = Path(__file__).with_name("training_run.py")
+# What a run imports, once for all of them.
+MODULES = ("training_run", "peft", "datasets", "modeling_amns.trainer", "torch._dynamo", "accelerate.optimizer")
 
 
-def launch(folder: Path, processes: int, **options) -> dict:
-    """Runs `training_run.py` with that many gloo processes and reads what it wrote."""
+def launch(folder: Path, processes: int, torchrun: bool = False, **options) -> dict:
+    """Runs `training_run.py` with that many gloo processes and reads what it wrote.
+
+    By torch's launcher where that matters; what it sets, and that it ends all when one fails, is done here otherwise,
+    with processes that need not import everything anew.
+    """
     name = f"result_{processes}_{len(list(folder.glob('*.pt')))}.pt"
+    if not torchrun:
+        words = [SCRIPT, folder, json.dumps({**options, "result": name})]
+        return outcome(start_all(words, processes), folder / name, processes, options)
     # accelerate's `--cpu --num_processes 2` starts one process; its launcher for several is torch's.
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = (start if processes > 1 else [sys.executable]) + [str(SCRIPT), str(folder)]
+    command = [*start, str(SCRIPT), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
     done = subprocess.run(
         [*command, json.dumps({**options, "result": name})],
@@ -26,11 +38,42 @@ def launch(folder: Path, processes: int, **options) -> dict:
         text=True,
         timeout=300,
     )
+    return outcome([done], folder / name, processes, options)
+
+
+def start_all(words: list, processes: int) -> list[subprocess.CompletedProcess]:
+    """The ends of all processes of a run; the first that fails ends the others."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
+    started = []
+    for rank in range(processes):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        own = {name: str(value) for name, value in place.items()} if processes > 1 else {}
+        started.append(WarmProcess(words, {**environment, **own}, modules=MODULES))
+
+    def end(process: WarmProcess) -> subprocess.CompletedProcess:
+        try:
+            out, err = process.communicate()
+        finally:
+            if process.returncode != 0:
+                for other in started:
+                    other.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(end, started))
+
+
+def outcome(ends: list[subprocess.CompletedProcess], file: Path, processes: int, options: dict) -> dict:
+    errors = "\n".join(end.stderr for end in ends)
     if "kill_at" in options or "break_at" in options:
-        assert done.returncode != 0
-        return {"stderr": done.stderr}
-    assert done.returncode == 0, done.stderr[-4000:]
-    result = torch.load(folder / name, weights_only=True)
+        assert any(end.returncode for end in ends)
+        return {"stderr": errors}
+    assert not any(end.returncode for end in ends), errors[-8000:]
+    result = torch.load(file, weights_only=True)
     assert result["world_size"] == processes
     return result
 
@@ -153,7 +196,7 @@ def test_a_share_of_the_gallery_that_does_not_divide_gives_the_same_figures(tmp_
 
 def test_one_process_that_fails_ends_the_others_and_its_error_is_shown(tmp_path):
     """The other process waits in a gather for it; `launch` would run into its time limit."""
-    done = launch(tmp_path, 2, per_device_train_batch_size=4, max_steps=50, break_at=2)
+    done = launch(tmp_path, 2, torchrun=True, per_device_train_batch_size=4, max_steps=50, break_at=2)
     assert "RuntimeError: process 1 broke at step 2" in done["stderr"]
     assert not list(tmp_path.glob("*.pt"))
 
@@ -161,7 +204,7 @@ def test_one_process_that_fails_ends_the_others_and_its_error_is_shown(tmp_path)
 def test_only_the_main_process_writes(tmp_path):
     """Each process is given a folder of its own; the second leaves the state of its random numbers there, no more."""
     options = {"save_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 1}
-    launch(tmp_path, 2, per_device_train_batch_size=4, output_by_rank=True, **options)
+    launch(tmp_path, 2, torchrun=True, per_device_train_batch_size=4, output_by_rank=True, **options)
     written = [
         {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
         for folder in (tmp_path / "output_0", tmp_path / "output_1")

@@ -497,8 +497,19 @@ def test_the_synthetic_benchmark_is_pushed_with_its_images_and_counts(hub, tmp_p
     sizes = {"train_identities": 3, "val_identities": 1, "test_identities": 2, "images_per_identity": 2}
     make_synthetic_benchmark(tmp_path / "data", **sizes, image_size=(64, 24), num_workers=1)
     program = """
-import sys
+import resource, sys
+from modeling_amns.disk import DiskFullError
 from modeling_amns.hub import push_synthetic
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+for kib in (1, 8):  # as on a full disk: while tables are made, and while they are made ready to be sent
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024, before[1]))
+    try:
+        push_synthetic(sys.argv[1], "org/synthetic", private=True)
+    except DiskFullError as error:
+        assert " while writing " in str(error) and "\\n" not in str(error)
+    else:
+        sys.exit("nothing was full")
+resource.setrlimit(resource.RLIMIT_FSIZE, before)
 print(push_synthetic(sys.argv[1], "org/synthetic", private=True).oid)
 print(push_synthetic(sys.argv[1], "org/synthetic", revision="v1").oid)
 """

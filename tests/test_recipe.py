@@ -5,7 +5,9 @@ import importlib.metadata
 import datasets
 import numpy as np
 import pytest
+from conftest import tiny_retrieval_model
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import modeling_amns
 from modeling_amns import AMNSModel, AMNSTrainingArguments, RunReport, evaluation, make_synthetic_benchmark, recipe
@@ -166,6 +168,29 @@ def test_a_folder_in_use_is_refused_before_data_are_read_and_a_resume_reports_wh
     inside = ModelArguments(model_name_or_path=str(tmp_path / "run"))
     with pytest.raises(ValueError, match="starts from .*run, which overwrite_output_dir would delete"):
         recipe.run(data, inside, arguments(tmp_path / "run", overwrite_output_dir=True))
+
+
+def test_a_start_whose_weights_are_missing_or_not_finite_is_refused_before_data_are_read(tmp_path, processor):
+    nowhere, options = DataArguments(data_root=str(tmp_path / "nowhere")), arguments(tmp_path / "run")
+    begin = ModelArguments(model_name_or_path=str(tmp_path / "start"))
+    for part in (tiny_retrieval_model(processor, num_identities=3), processor):
+        part.save_pretrained(tmp_path / "start")
+    file = tmp_path / "start" / "model.safetensors"
+    weights, name = load_file(file), "amns.visual_projection.weight"
+    # The control: what a start need not have.
+    save_file({key: value for key, value in weights.items() if "classifier" not in key}, file, {"format": "pt"})
+    assert recipe.build(begin, ["a"], 5)[0].config.num_identities == 5
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        recipe.run(nowhere, begin, options)
+    for spoilt, message in (
+        ({**weights, name: weights[name] * float("nan")}, "1 weights hold NaN or infinite values, visual_projection"),
+        ({key: value for key, value in weights.items() if key != name}, "1 weights are missing, visual_projection"),
+    ):
+        save_file(spoilt, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=f"start: {message}"):
+            recipe.run(nowhere, begin, options)
+        with pytest.raises(ValueError, match=f"start: {message.replace('visual', 'amns.visual')}"):
+            recipe.build(begin, ["a"], 5)
 
 
 def test_a_package_that_is_not_installed_can_report_its_version(tmp_path, monkeypatch):

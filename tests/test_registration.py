@@ -1,9 +1,11 @@
 """What an import of the package brings: the Auto classes, and nothing that is slow or optional."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+import warm_python
 from conftest import tiny_retrieval_model
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor
 
@@ -42,9 +44,25 @@ ORDERS = {
 
 
 def run(program: str, *arguments) -> str:
+    """What a program prints, in a process that has imported nothing."""
     done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def run_warm(program: str, *arguments) -> str:
+    """As `run`, in a process that has imported torch and other libraries, but nothing of Hugging Face's or ours."""
+    done = warm_python.run(["-c", program, *arguments], dict(os.environ))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_a_process_that_has_imported_libraries_has_none_whose_order_or_environment_matters():
+    show = (
+        "import sys\nprint({name.split('.')[0] for name in sys.modules} & set(sys.argv[1:]), 'torch' in sys.modules)"
+    )
+    ours = ("modeling_amns", "transformers", "datasets", "huggingface_hub", "accelerate", "evaluate", "peft")
+    assert run_warm(show, *ours, "tokenizers", "safetensors", "hf_xet").split() == ["set()", "True"]
 
 
 def test_the_package_imports_nothing_optional_and_no_model_before_it_is_used():
@@ -63,7 +81,7 @@ def test_auto_classes_load_our_classes_whatever_is_imported_first(order, tmp_pat
     tiny_retrieval_model(processor).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     load = "import sys\nfor auto in (AutoModel, AutoProcessor):\n    print(type(auto.from_pretrained(sys.argv[1])))"
-    found = run(f"{ORDERS[order]}\n{load}", tmp_path).splitlines()
+    found = run_warm(f"{ORDERS[order]}\n{load}", tmp_path).splitlines()
     assert found == [
         f"<class 'modeling_amns.{name}'>" for name in ("modeling_amns.AMNSModel", "processing_amns.AMNSProcessor")
     ]
@@ -102,7 +120,7 @@ def test_an_import_hook_leaves_nothing_behind_once_it_was_used():
     show = "print([type(finder).__name__ for finder in sys.meta_path].count('WhenImported'))"
     program = f"import sys, modeling_amns\n{show}\nimport transformers.models.auto.processing_auto as module\n{show}"
     program += "\nprint(module.PROCESSOR_MAPPING[modeling_amns.AMNSConfig].__name__, module.__spec__.name)"
-    assert run(program).split() == ["2", "0", "AMNSProcessor", "transformers.models.auto.processing_auto"]
+    assert run_warm(program).split() == ["2", "0", "AMNSProcessor", "transformers.models.auto.processing_auto"]
 
 
 def test_the_package_alone_does_not_import_transformers():

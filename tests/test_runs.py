@@ -1,23 +1,27 @@
 """A checkpoint is of one run: others are refused by name, `output_dir` holds one run at a time."""
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader
 from training_run import make_trainer, tiny_pairs
 from transformers import TrainerCallback
+from transformers.trainer_utils import HPSearchBackend
 
 from modeling_amns import AMNSTrainer
 from modeling_amns.checkpoints import MANIFEST, missing_parts
+from modeling_amns.data.collator import undecoded
 from modeling_amns.run_folder import LOCK, locked
-from modeling_amns.run_record import RECORD, differences, make_record, read_record
+from modeling_amns.run_record import RECORD, differences, make_record, read_record, reading_of
 
 SAVE = {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
 
@@ -143,6 +147,56 @@ def test_a_stream_that_is_shuffled_anew_each_time_is_refused(tmp_path):
     trainer().train()
     with pytest.raises(ValueError, match="the stream gives other pairs .*needs a seed"):
         trainer().train(resume_from_checkpoint=True)
+
+
+def stream_of(folder, workers=0, number=None, max_steps=9, **values):
+    """A trainer on a stream, of which one pair may be another."""
+    options = {**SAVE, "max_steps": max_steps, "save_steps": 1, "dataloader_num_workers": workers}
+    made = make_trainer(folder, shards=2, **options)
+    rows = tiny_pairs(folder).to_list()
+    if number is not None:
+        rows[number] |= values
+    pairs = datasets.Dataset.from_list(rows, features=tiny_pairs(folder).features)
+    made.train_dataset.dataset = undecoded(pairs.to_iterable_dataset(2))
+    return made
+
+
+# Of two workers the second begins with pair 24.
+@pytest.mark.parametrize("workers, inside, outside", [(0, [0, 15], [16, 46]), (2, [7, 31], [8, 32])])
+def test_a_stream_is_compared_as_far_as_it_is_read_again(tmp_path, workers, inside, outside):
+    """Step 8 is the second one of the second pass, of which 16 pairs were read."""
+    stream_of(tmp_path, workers).train()
+    reading = reading_of(read_record(tmp_path / "output" / "checkpoint-8"))
+    assert reading.epoch == 1 and sorted(row for row, _ in reading.rows.values()) == ([14, 15] if workers else [15])
+    for number in (*inside, *outside):
+        for epoch, values in ((1, {"caption": "new"}), (1, {"person_id": 9}), (0, {"person_id": 9}))[
+            : 1 if workers else 3
+        ]:
+            pairs = stream_of(tmp_path, workers, number, **values).train_dataset
+            pairs.expected = reading
+            pairs.set_epoch(epoch)
+            other = epoch == 1 and number in inside
+            with pytest.raises(ValueError, match="other pairs than") if other else contextlib.nullcontext():
+                list(DataLoader(pairs, batch_size=None, num_workers=workers, collate_fn=len))
+
+
+def test_a_resume_on_a_stream_with_other_pairs_ends_before_a_step(tmp_path):
+    stream_of(tmp_path).train()
+    last = tmp_path / "output" / "checkpoint-9"
+    before = last.stat().st_mtime_ns
+    image = Image.open(tmp_path / "20.png")
+    image.putpixel((0, 0), (1, 2, 3))
+    image.save(tmp_path / "20.png", compress_level=0)
+    # Behind the first 16, which are compared at once.
+    with pytest.raises(ValueError, match="other pairs .*first 24 of this pass: .*an image's name or its size"):
+        stream_of(tmp_path, max_steps=10).train(resume_from_checkpoint=str(last))
+    assert last.stat().st_mtime_ns == before
+
+
+def test_image_files_of_another_size_are_other_data(tmp_path, run):
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes() + b"0")
+    with pytest.raises(ValueError, match="the training data changed .image files of other sizes"):
+        resume(tmp_path)
 
 
 def test_workers_of_a_stream_give_each_pair_a_row_of_its_own(tmp_path):
@@ -275,23 +329,79 @@ def test_an_epoch_whose_evaluation_was_lost_is_evaluated_before_the_next(tmp_pat
     )
 
 
-HOLD = """
-import sys, time
-from modeling_amns.run_folder import locked
-with locked(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+def trial_of_a_search(folder, number=0, resume=None, **options):
+    """What a search does with a trial, without the packages that make them."""
+    made = make_trainer(folder, **{**SAVE, **options})
+    model = made.model
+    made.model_init = lambda: model
+    made.hp_search_backend, made.hp_space = (
+        HPSearchBackend.OPTUNA,
+        lambda trial: {"learning_rate": 2e-4, "max_steps": 2},
+    )
+    made.hp_name = lambda trial: f"run-{trial.number}-{made.args.learning_rate}"
+    made.train(resume_from_checkpoint=resume, trial=SimpleNamespace(number=number, params={}))
+    return made
+
+
+def test_a_trial_of_a_search_has_a_folder_of_its_own_that_no_other_may_use(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: {})
+    first, second = run / "run-0-0.0002", run / "run-1-0.0002"
+    # What a run left beside the trials is another matter.
+    trial_of_a_search(tmp_path)
+    trial_of_a_search(tmp_path, 1)
+    assert [path.name for path in sorted(first.iterdir())] == ["checkpoint-2"]
+    records = [read_record(folder / "checkpoint-2") for folder in (first, second)]
+    assert records[0]["run"] != records[1]["run"] and records[0]["options"]["learning_rate"] == 2e-4
+    with pytest.raises(ValueError, match="run-0-0.0002 is in use: it holds checkpoint-2 of a trial of another search"):
+        trial_of_a_search(tmp_path)
+    with held_by_another(second), pytest.raises(ValueError, match="run-1-0.0002 is in use by another run"):
+        trial_of_a_search(tmp_path, 1, overwrite_output_dir=True)
+    again = trial_of_a_search(tmp_path, overwrite_output_dir=True, save_total_limit=1)
+    assert read_record(first / "checkpoint-2")["run"] == again.run_record["run"] != records[0]["run"]
+    assert [path.name for path in sorted(run.iterdir())] == ["checkpoint-2", "checkpoint-4", first.name, second.name]
+
+
+def test_a_trial_resumes_from_the_checkpoint_that_its_search_names(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: {})
+    trial_of_a_search(tmp_path, save_steps=1)
+    last = tmp_path / "output" / "run-0-0.0002" / "checkpoint-2"
+    before = read_record(last)["run"]
+    (last / "model.safetensors").unlink()
+    for resume, message in ((str(last), "model.safetensors has no bytes"), (True, "one that is|that is named")):
+        with pytest.raises(ValueError, match=message):
+            trial_of_a_search(tmp_path, resume=resume)
+    again = trial_of_a_search(tmp_path, resume=str(last.parent / "checkpoint-1"), save_total_limit=2)
+    assert again.state.global_step == 2 and not missing_parts(last) and read_record(last)["run"] == before
+
+
+@contextlib.contextmanager
+def held_by_another(folder):
+    """While it lasts another process, of which it gives the number, holds the lock of a folder; then it is killed."""
+    ready, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            with locked(folder):
+                os.write(tell, b"held")
+                time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(tell)
+    try:
+        assert os.read(ready, 4) == b"held"
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(ready)
 
 
 def test_two_runs_keep_apart_and_a_killed_one_blocks_nobody(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
-    assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(ValueError, match=rf"in use by another run \(process {holder.pid}\)"), locked(tmp_path):
-        pass
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
+    with (
+        held_by_another(tmp_path) as pid,
+        pytest.raises(ValueError, match=rf"in use by another run \(process {pid}\)"),
+    ):
+        locked(tmp_path).__enter__()
     assert (tmp_path / LOCK).is_file()
     began = time.time()
     with locked(tmp_path), locked(tmp_path):

@@ -280,17 +280,19 @@ LAUNCHERS = {
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
-    "launcher, number",
+    "launcher, number, code",
     [
-        ("torchrun", signal.SIGINT),
-        ("torchrun", signal.SIGTERM),
-        ("torchrun", signal.SIGKILL),
-        ("accelerate", signal.SIGTERM),
-        ("accelerate", signal.SIGKILL),
-        ("none", signal.SIGKILL),
+        ("torchrun", signal.SIGINT, 1),
+        ("torchrun", signal.SIGTERM, 1),
+        ("torchrun", signal.SIGKILL, -signal.SIGKILL),
+        ("accelerate", signal.SIGINT, -signal.SIGINT),
+        ("accelerate", signal.SIGTERM, -signal.SIGTERM),
+        ("accelerate", signal.SIGKILL, -signal.SIGKILL),
+        ("none", signal.SIGKILL, -signal.SIGKILL),
     ],
 )
-def test_nothing_outlives_what_started_it(tmp_path, launcher, number):
+def test_nothing_outlives_what_started_it(tmp_path, launcher, number, code):
+    """With the exit codes that docs/training.md states."""
     (tmp_path / "script.py").write_text(LAUNCHED)
     (tmp_path / "pids").mkdir()
     processes = 2 if launcher == "torchrun" else 1
@@ -301,6 +303,7 @@ def test_nothing_outlives_what_started_it(tmp_path, launcher, number):
         os.kill(process.pid, number)
         assert until(lambda: not any(map(alive, ours)), 30), [pid for pid in ours if alive(pid)]
         _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
     # What else is printed is the launcher's own.
     said = errors.decode().count("script.py: stopped.")
     assert said == (launcher != "none") and "line 8, in main" not in errors.decode()

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 
 from modeling_amns import AMNSTrainingArguments, recipe
 from modeling_amns.query_figures import read_query_figures
@@ -17,8 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(script: str, *options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    return warm_python.run([ROOT / "scripts" / script, *options], dict(os.environ), ROOT)
 
 
 def run_here(monkeypatch, capsys, script: str, *options: object) -> tuple[int, str]:

@@ -58,6 +58,7 @@ HOOKS = {
     "_hp_search_setup": "trial",
     "_get_train_sampler": "train_dataset",
     "set_initial_training_values": "args dataloader",
+    "get_batch_samples": "epoch_iterator num_batches device",
     "_init_training_state": ("max_steps num_update_steps_per_epoch num_train_epochs resume_from_checkpoint trial"),
     "_determine_best_metric": "metrics trial",
     "_save": "output_dir state_dict",

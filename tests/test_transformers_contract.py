@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import IMAGE_SIZE, REFUSE_THE_PACKAGE, tiny_config
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, BertConfig, CLIPModel, CLIPTextModel, CLIPVisionModel
+from transformers import AutoConfig, AutoModel, BertConfig, CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -66,6 +66,52 @@ def folders(tmp_path_factory):
     clip = CLIPModel.from_pretrained(root / "amns")
     clip.save_pretrained(root / "clip")
     return root
+
+
+# What `PreTrainedModel` hands to the methods of its own that we override, without self.
+HOOKS = {
+    "_init_weights": "module",
+    "post_init": "",
+    "_adjust_missing_and_unexpected_keys": "loading_info",
+    "_get_files_timestamps": "working_dir",
+}
+# Public ones, whose first arguments are known and whose others are passed on.
+PUBLIC = {
+    "from_pretrained": "pretrained_model_name_or_path",
+    "save_pretrained": "save_directory is_main_process",
+    "push_to_hub": "repo_id",
+}
+
+
+def test_the_hooks_of_transformers_models_are_as_we_know_them():
+    ours = {kind for model_class in CLASSES for kind in model_class.__mro__ if "modeling_amns" in kind.__module__}
+    overridden = {name for kind in ours for name in vars(kind) if callable(getattr(PreTrainedModel, name, None))}
+    assert overridden - set(dir(torch.nn.Module)) == {*HOOKS, *PUBLIC}
+    for name, known in {**HOOKS, **PUBLIC}.items():
+        found = [part for part in inspect.signature(getattr(PreTrainedModel, name)).parameters if part != "self"]
+        assert (found if name in HOOKS else found[: len(known.split())]) == known.split(), f"look at our {name}"
+
+
+def test_transformers_still_calls_the_hooks_that_we_override(tmp_path, monkeypatch):
+    called = set()
+
+    def watch(model_class, name):
+        original = getattr(model_class, name)
+
+        def noted(self, *args):
+            called.add(name)
+            return original(self, *args)
+
+        monkeypatch.setattr(model_class, name, noted)
+
+    for name in HOOKS:
+        watch(AMNSModel if name == "_get_files_timestamps" else AMNSVisionModel, name)
+    repository = SimpleNamespace(create_repo=lambda repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr("transformers.modeling_utils.hf_api", lambda: repository)
+    monkeypatch.setattr(AMNSModel, "_upload_modified_files", lambda *_, **__: None)
+    build(AMNSModel).save_pretrained(tmp_path, push_to_hub=True, repo_id="org/name")
+    AMNSVisionModel.from_pretrained(tmp_path)
+    assert called == set(HOOKS)
 
 
 @pytest.mark.parametrize("model_class", CLASSES)

@@ -53,11 +53,13 @@ def make_trainer(
     frozen: tuple[str, ...] = (),
     dropout: float = 0.0,
     shards: int = 0,
+    grades: dict[str, float] | None = None,
     **options,
 ) -> AMNSTrainer:
     """A trainer over the tiny pairs.
 
-    On request in float64, with adapters, with parts that are not trained, with dropout, or streamed in shards.
+    On request in float64, with adapters, with parts that are not trained, with dropout, streamed in shards, or with a
+    figure `grade` that is given for each step at which it evaluates.
     """
     processor = AMNSProcessor.from_captions(CAPTIONS * 20, IMAGE_SIZE, vocab_size=620)
     model = tiny_retrieval_model(processor, num_identities=PERSONS)
@@ -87,13 +89,16 @@ def make_trainer(
     args = AMNSTrainingArguments(**{**defaults, **options})
     pairs = tiny_pairs(folder)
     train = pairs.select(range(num_pairs))
-    return AMNSTrainer(
+    own = {"compute_metrics": lambda _: {"grade": grades[str(trainer.state.global_step)]}} if grades else {}
+    trainer = AMNSTrainer(
         model,
         args,
         train_dataset=train.to_iterable_dataset(shards).shuffle(seed=3, buffer_size=8) if shards else train,
         eval_dataset=as_split(pairs),
         processing_class=processor,
+        **own,
     )
+    return trainer
 
 
 class KillItself(TrainerCallback):
@@ -157,8 +162,11 @@ def of_tensors(values) -> str:
     return parts.hexdigest()
 
 
+OF_THIS_RUN = ("runtime", "per_second", "train_loss", "total_flos")
+
+
 class Diary(TrainerCallback):
-    """What each step saw and left: batches, weights, teacher, optimizer, schedule, random numbers, place."""
+    """What each step saw and left: batches, weights, teacher, optimizer, schedule, random numbers, place, figures."""
 
     def __init__(self, trainer: AMNSTrainer):
         self.trainer, self.steps, self.batches = trainer, {}, []
@@ -184,9 +192,21 @@ class Diary(TrainerCallback):
         }
         self.batches = []
 
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if state.global_step:
+            page = self.steps.setdefault(state.global_step, {})
+            page["figures"] = {name: value for name, value in metrics.items() if not name.endswith(OF_THIS_RUN)}
+
+    def on_train_end(self, args, state, control, **kwargs):
+        log = [
+            {name: part for name, part in entry.items() if not name.endswith(OF_THIS_RUN)}
+            for entry in state.log_history
+        ]
+        self.steps[state.global_step] |= {"log": log, "best": (state.best_metric, state.best_global_step)}
+
 
 def walk(folder: Path, only: list[int] | None = None, **options) -> dict:
-    """A run with a checkpoint at each step, and one that goes on from each of them.
+    """A run with a checkpoint at each step, or where `save_strategy` wants one, and one that goes on from each.
 
     Returns:
         `resumes` and `steps` that were compared, `wrong` [(checkpoint, step, what)], and the rows `seen` at each step.
@@ -198,35 +218,44 @@ def walk(folder: Path, only: list[int] | None = None, **options) -> dict:
     whole.add_callback(diary)
     whole.train()
     wrong, compared = [], 0
-    steps = [step for step in diary.steps if step < max(diary.steps) and (only is None or step in only)]
+    there = [step for step in diary.steps if (folder / "whole" / f"checkpoint-{step}").exists()]
+    steps = [step for step in there if step < max(diary.steps) and (only is None or step in only)]
+    saves = options["save_strategy"] if options["save_strategy"] == "best" else "no"
     for step in steps:
-        place = {"output_dir": str(folder / f"from_{step}"), "save_strategy": "no"}
+        place = {"output_dir": str(folder / f"from_{step}"), "save_strategy": saves}
         resumed = make_trainer(folder, **{**options, **place})
         pages = Diary(resumed)
         resumed.add_callback(pages)
         torch.manual_seed(1000 + step)
         resumed.train(resume_from_checkpoint=str(folder / "whole" / f"checkpoint-{step}"))
+        if saves == "best":
+            saved = sorted(path.name for path in (folder / f"from_{step}").glob("checkpoint-*"))
+            if saved != sorted(f"checkpoint-{number}" for number in there if number > step):
+                wrong.append((step, saved, "checkpoints"))
         want = {number: page for number, page in diary.steps.items() if number > step}
         if pages.steps.keys() != want.keys():
             wrong.append((step, sorted(pages.steps), "steps"))
         for number in pages.steps.keys() & want.keys():
             compared += 1
             wrong += [
-                (step, number, part) for part, value in want[number].items() if pages.steps[number][part] != value
+                (step, number, part) for part, value in want[number].items() if pages.steps[number].get(part) != value
             ]
     seen = {step: [rows for rows, _ in page["batches"]] for step, page in diary.steps.items()}
-    return {"resumes": len(steps), "steps": compared, "wrong": wrong, "seen": seen}
+    return {"resumes": steps, "steps": compared, "wrong": wrong, "seen": seen}
 
 
-def walk_together(folder: Path, result: str, **options) -> None:
-    """`walk` by every process; the first writes what all of them found."""
-    found = walk(folder, **options)
-    world = torch.distributed.get_world_size()
-    everyone: list = [None] * world
-    torch.distributed.all_gather_object(everyone, found["wrong"])
+def walk_together(folder: Path, result: str, walks: dict[str, dict]) -> None:
+    """`walk` by every process, one way after the other; the first writes what all of them found."""
+    found: dict = {}
+    for number, (way, options) in enumerate(walks.items()):
+        place = folder / str(number)
+        place.mkdir(exist_ok=True)
+        found[way] = walk(place, **options)
+        everyone: list = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(everyone, found[way]["wrong"])
+        found[way]["wrong"] = [(rank, *entry) for rank, entries in enumerate(everyone) for entry in entries]
     if torch.distributed.get_rank() == 0:
-        found["wrong"] = [(rank, *entry) for rank, entries in enumerate(everyone) for entry in entries]
-        torch.save({**found, "world_size": world}, folder / result)
+        torch.save({**found, "world_size": torch.distributed.get_world_size()}, folder / result)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -235,8 +264,8 @@ def main(folder: Path, options: dict) -> None:
     """Trains and writes `result.pt`: gradients of the first step, the log, the weights and the evaluation."""
     torch.set_num_threads(1)
     name = options.pop("result", "result.pt")
-    if options.pop("walk", False):
-        walk_together(folder, name, **options)
+    if "walks" in options:
+        walk_together(folder, name, options["walks"])
         return
     resume = options.pop("resume", None)
     kill_at, while_saving = options.pop("kill_at", None), options.pop("while_saving", False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..disk import names_full_disk
 from .arguments import Value
 from .hits import Hit
 from .table import FILE_COLUMNS, FileState, Table
@@ -19,6 +20,7 @@ from .where import parse_time, to_sql
 
 # Up to this many rows every vector is compared: 16 ms for 100,000 x 512 on two cores.
 EXACT_ROWS = 100_000
+FULL = "Free some space, then do the same again: the gallery holds what was there before, and goes on from there."
 _VECTORS, _ROWS, _POINTER = "vectors.npy", "rows.sqlite", "quick.json"
 _SQL_TYPES = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "boolean": "INTEGER", "time": "TEXT"}
 
@@ -158,10 +160,17 @@ def write_quick(folder: Path, table: Table, state: Sequence[str]) -> None:
     name = f"quick-{os.urandom(6).hex()}"
     target = folder / name
     target.mkdir()
-    np.save(target / _VECTORS, np.ascontiguousarray(table.vectors, np.float32))
-    ExactIndex.build(table, target / _ROWS).rows.close()
-    pointer = {"folder": name, "state": list(state), "kinds": table.kinds}
-    write_json(folder / _POINTER, pointer)
+    try:
+        with names_full_disk(folder, FULL):
+            np.save(target / _VECTORS, np.ascontiguousarray(table.vectors, np.float32))
+            try:
+                ExactIndex.build(table, target / _ROWS).rows.close()
+            except sqlite3.Error as error:
+                raise OSError(f"{target / _ROWS}: {error}") from error
+            write_json(folder / _POINTER, {"folder": name, "state": list(state), "kinds": table.kinds})
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     remove_quick(folder, name)
 
 
@@ -226,6 +235,7 @@ def _from_sqlite(value: str | int | float | None, kind: str) -> Value:
 
 __all__ = [
     "EXACT_ROWS",
+    "FULL",
     "ExactIndex",
     "best",
     "check_group",

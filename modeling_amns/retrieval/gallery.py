@@ -23,6 +23,7 @@ from .place import (
     read_broken,
     read_parquet,
     read_settings,
+    whole_or_gone,
     write_broken,
     write_settings,
     writing,
@@ -360,7 +361,7 @@ class PersonGallery:
         check_same(self.settings["model"], encoder, str(self.folder or "The gallery"), self.settings["name"])
 
     def _fill(self, table: Table) -> None:
-        with self._writing():
+        with whole_or_gone(self.folder), self._writing():
             for start in range(0, len(table), 50_000):
                 self._rows.put(table.select(range(start, min(len(table), start + 50_000))))
             self._rows.finish()

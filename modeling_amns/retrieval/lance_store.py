@@ -25,6 +25,9 @@ _PROBED = 0.05
 _REFINE = 20
 # Readers that opened the gallery so long ago may find their version gone.
 _KEPT = timedelta(days=1)
+_ALL = timedelta(days=36_500)
+# Files of LanceDB's that end with its mark.
+_ENDS, _MARK = (".lance", ".manifest", ".idx"), b"LANC"
 
 
 class LanceStore:
@@ -86,8 +89,42 @@ class LanceStore:
 
     def put(self, table: Table) -> None:
         """Adds or replaces rows in one commit; new columns are added before, and other kinds written anew."""
-        if not len(table):
-            return
+        if len(table):
+            with self._whole():
+                self._put(table)
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A change of the table: what is written is read again at its end, and what is cut is taken back.
+
+        On a full disk LanceDB at times commits a file of which it wrote a part only. Taking back must need no room, so
+        that it is the version that goes, not one that is added.
+        """
+        before = self._files()
+        try:
+            yield
+        except BaseException:
+            self._take_back(before)
+            raise
+        cut = self._take_back(before)
+        if cut:
+            raise OSError(f"{cut[0]} was written in part only; the gallery in {self.folder} is as it was before.")
+
+    def _files(self) -> set[Path]:
+        return {path for path in (self.folder / f"{_NAME}.lance").rglob("*") if path.suffix in _ENDS}
+
+    def _take_back(self, before: set[Path]) -> list[Path]:
+        """Removes new versions if a new file is cut, and new files that no version has; returns those that are cut."""
+        fresh = self._files() - before
+        cut = sorted(path for path in fresh if not _has_end(path))
+        versions = {path for path in fresh if path.suffix == ".manifest"}
+        if cut or not versions:
+            for path in (*versions, *(fresh - versions)):
+                path.unlink(missing_ok=True)
+            self._opened = self._exact = self._indexed = None
+        return cut
+
+    def _put(self, table: Table) -> None:
         before = self._kinds()
         kinds = joined_kinds(before, table.kinds)
         if any(kinds[name] != kind for name, kind in before.items()):
@@ -109,7 +146,8 @@ class LanceStore:
         """Removes rows, all in one commit."""
         gone = list(dict.fromkeys(paths))
         if gone:
-            self.table.delete(_among(gone))
+            with self._whole():
+                self.table.delete(_among(gone))
 
     def read(self, vectors: bool = False) -> Table:
         """All rows."""
@@ -203,14 +241,18 @@ class LanceStore:
             raise ValueError(f"An index is learnt from 256 images or more, the gallery has {rows}; search it exactly.")
         from lancedb.index import IvfPq
 
-        self.table.create_index("vector", config=IvfPq(distance_type="cosine"), replace=True)
-        with contextlib.suppress(ValueError, RuntimeError):
-            self.table.wait_for_index(["vector_idx"], timedelta(hours=1))
+        with self._whole():
+            self.table.create_index("vector", config=IvfPq(distance_type="cosine"), replace=True)
+            with contextlib.suppress(ValueError, RuntimeError):
+                self.table.wait_for_index(["vector_idx"], timedelta(hours=1))
 
     def finish(self) -> None:
         """Joins the pieces that commits left, brings the index up to date, and leaves the copy for quick starts."""
         table = self.table
         if len(table.list_versions()) > 1:
+            with self._whole():
+                table.optimize(cleanup_older_than=_ALL)
+            # Older versions go once the new one is known to be whole.
             table.optimize(cleanup_older_than=_KEPT)
         rows = table.count_rows()
         if rows > EXACT_ROWS and not self.has_index:
@@ -251,6 +293,15 @@ def best_of_each(hits: Iterable[Hit], group_by: str) -> list[Hit]:
             seen.add(value)
             kept.append(hit)
     return kept
+
+
+def _has_end(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_MARK), os.SEEK_END)
+            return file.read() == _MARK
+    except OSError:
+        return False
 
 
 def _among(paths: Iterable[str]) -> str:

@@ -3,16 +3,18 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..disk import names_full_disk
 from ..extras import require
 from .building import Broken
 from .encoders import Encoder
-from .exact import write_json
+from .exact import FULL, write_json
 from .metadata import check_names
 from .table import Table
 
@@ -38,9 +40,22 @@ def writing(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise GalleryInUse(f"Another process is writing to the gallery in {folder}; try again later.") from None
     try:
-        yield
+        with names_full_disk(folder, FULL):
+            yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def whole_or_gone(folder: Path | None) -> Iterator[None]:
+    """For a gallery that is written in one go: an error leaves nothing of one that is new."""
+    fresh = folder is not None and not (folder / BROKEN).exists() and not list(folder.glob("*.lance"))
+    try:
+        yield
+    except BaseException:
+        if folder is not None and fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -134,7 +149,8 @@ def new_settings(encoder: Encoder) -> dict[str, Any]:
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Writes what a gallery says of itself; which model it was opened with this time is no part of that."""
-    write_json(folder / SETTINGS, {name: value for name, value in settings.items() if name != "open"})
+    with names_full_disk(folder, FULL):
+        write_json(folder / SETTINGS, {name: value for name, value in settings.items() if name != "open"})
 
 
 def write_broken(folder: Path, broken: Broken) -> None:

@@ -6,6 +6,7 @@ import logging
 import pickle
 import shutil
 import warnings
+import zipfile
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from modeling_amns import AMNSModel
 from modeling_amns.adapters import AdapterArguments, add_adapters, load_adapter
+from modeling_amns.foreign_files import read_checkpoint
 from modeling_amns.loading import load_checkpoint
 
 # Numbers that take memory or time in proportion are a test of their own.
@@ -101,6 +103,32 @@ def test_spoiled_weights_give_a_documented_error(sound, tmp_path, fuzz):
         outcome(lambda: load_checkpoint(tmp_path / "spoiled"))
 
     fuzz(40, check)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """The records of a small TorchScript archive."""
+    file = tmp_path_factory.mktemp("archive") / "a.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))).save(file)
+    with zipfile.ZipFile(file) as found:
+        return {info.filename: (found.read(info), info.compress_type) for info in found.infolist()}
+
+
+def test_spoiled_torchscript_archives_are_tensors_or_a_documented_error(archive, tmp_path, fuzz):
+    outcomes = []
+
+    def check(generator):
+        named = [name for name in archive if name.endswith(("data.pkl", ".py")) or "/data/" in name]
+        chosen = pick(generator, named + [name for name in named if name.endswith("data.pkl")] * 5)
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
+            for name, (data, kind) in archive.items():
+                file.writestr(name, spoil_bytes(data, generator, 2) if name == chosen else data, kind)
+        outcomes.append(outcome(lambda: read_checkpoint(tmp_path / "a.pt")))
+
+    fuzz(300, check)
+    assert len(outcomes) < 300 or 0.02 < outcomes.count("ok") / len(outcomes) < 0.95
 
 
 def test_spoiled_adapters_give_a_whole_model_or_a_documented_error(sound, adapter, tmp_path, fuzz):
