@@ -1,0 +1,97 @@
+"""The page on an address of this machine, until it is told to stop."""
+
+import contextlib
+import errno
+import html
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..extras import require
+from ..retrieval.encoders import TorchEncoder
+from .limits import Door
+from .page import MAX_UPLOAD_BYTES, Page, build, mounted
+from .searching import GallerySearch
+
+# Of open connections; a page holds one or two.
+_CONNECTIONS = 200
+TITLE = "Find a person"
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket of an address.
+
+    Raises:
+        OSError: it is in use, not this machine's, or may not be taken; the text says what to do.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"A port is a number from 0 (any that is free) to 65535, found {port}.")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(found[4][:2], family=found[0])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise OSError(f"Port {port} of {host} is in use; take another with --port, or 0 for any.") from error
+        what = error.strerror or str(error)
+        raise OSError(f"The page can't be served at {host}, port {port} ({what}); change --host or --port.") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+@contextlib.contextmanager
+def application(search: GallerySearch, loopback: bool = True) -> Iterator[Door]:
+    """The page over a gallery as an ASGI application; its uploads lie in a folder that goes with it.
+
+    Args:
+        search: over the gallery.
+        loopback: see `Door`.
+    """
+    gallery = search.gallery
+    with tempfile.TemporaryDirectory(prefix="amns-demo-", ignore_cleanup_errors=True) as folder:
+        before = os.environ.get("GRADIO_TEMP_DIR")
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            about = f"{len(gallery):,} images" + (f" of {gallery.source.name}" if gallery.source else "")
+            page = Page(search, can_look=isinstance(gallery.encoder, TorchEncoder))
+            yield Door(mounted(build(page, html.escape(TITLE), about)), Path(folder), loopback, MAX_UPLOAD_BYTES)
+        finally:
+            search.close()
+            os.environ.pop("GRADIO_TEMP_DIR")
+            if before is not None:
+                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def server(app: Door, ready: Callable[[], None] = lambda: None) -> Any:
+    """The server of an application: `run(sockets=[...])` serves until `should_exit` is set or a signal comes.
+
+    Args:
+        app: the application.
+        ready: called once it answers.
+    """
+    uvicorn = require("uvicorn", "demo", "The demo page")
+
+    class Server(uvicorn.Server):  # type: ignore[name-defined]
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    return Server(
+        uvicorn.Config(
+            app,
+            log_level="critical",
+            access_log=False,
+            ws="none",
+            limit_concurrency=_CONNECTIONS,
+            # Open pages listen for news without end.
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+__all__ = ["TITLE", "application", "is_loopback", "listening", "server"]
