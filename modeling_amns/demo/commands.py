@@ -13,7 +13,9 @@ PORT = 7860
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """The options of `amns demo`."""
     parser.add_argument("folder", type=Path, help="folder of images that is indexed; or a gallery")
-    parser.add_argument("--gallery", type=Path, metavar="DIR", help="where the gallery lies, default .amns in the folder")
+    parser.add_argument(
+        "--gallery", type=Path, metavar="DIR", help="where the gallery lies, default .amns in the folder"
+    )
     parser.add_argument("--model", help="checkpoint's folder, id on the Hub, or an exported model's folder")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve at; any but 127.0.0.1 shows the images to others"
@@ -45,7 +47,7 @@ def _serve(options: argparse.Namespace) -> int:
             f"There is no gallery for {options.folder} yet. Make it with: amns index {options.folder} "
             f"--model {options.model or 'MODEL'}."
         )
-    from .page import gradio
+    from .blocks import gradio
     from .searching import GallerySearch
     from .serving import application, is_loopback, listening, server
 

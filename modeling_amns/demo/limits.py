@@ -1,6 +1,7 @@
 """What may be asked of the page's server: a door before gradio's own, which opens many more."""
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -16,7 +17,7 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 # All that the page asks for. Files of the machine (/gradio_api/file=...), addresses elsewhere (/gradio_api/proxy=...),
 # code and functions by name are not among it: its pictures lie in the answers.
 _READ = re.compile(
-    r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/assets/[\w.-]+|/(svelte|static)/[\w./-]+"
+    r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/assets/[\w.-]+|/(svelte|static)(/[\w.-]+)+"
     r"|/gradio_api/(startup-events|app_id|queue/data|upload_progress|heartbeat/\w+)"
 )
 _WRITE = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset)/?")
@@ -38,7 +39,8 @@ class Door:
     Args:
         app: behind the door.
         uploads: folder that uploads are written to.
-        loopback: the server is this machine's alone: other names of it (DNS rebinding) and pages of others are refused.
+        loopback: the server is this machine's alone: other names of it (DNS rebinding) and pages of others are
+            refused.
         max_upload: bytes of a file.
         max_kept: bytes of all uploads; older ones make room.
         max_files: of all uploads.
@@ -59,6 +61,7 @@ class Door:
         self.max_upload, self.max_kept, self.max_files, self.patience = max_upload, max_kept, max_files, patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -72,6 +75,16 @@ class Door:
         upload = bool(_UPLOAD.fullmatch(scope["path"]))
         if upload:
             make_room(self.uploads, int(headers["content-length"]), self.max_kept, self.max_files)
+        elif scope["method"] == "POST":
+            try:
+                body = await asyncio.wait_for(_body(receive), self.patience)
+            except asyncio.TimeoutError:
+                await _answer(send, 408, f"A question may take {self.patience:g} seconds.")
+                return
+            if not names_only(body, self.uploads):
+                await _answer(send, 403, "A file is named that was not sent.")
+                return
+            receive = _again(body, receive)
         begun = False
 
         async def guarded(message: MutableMapping[str, Any]) -> None:
@@ -124,6 +137,32 @@ class Door:
         return None
 
 
+def names_only(body: bytes, folder: Path) -> bool:
+    """Whether a question is JSON whose files all lie in a folder.
+
+    gradio would copy any other that it is given the path of, and fetch any address.
+
+    >>> names_only(b'{"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]}', Path("/tmp/uploads"))
+    False
+    """
+    try:
+        rest = [json.loads(body)] if body else []
+    except (ValueError, RecursionError):
+        return False
+    root = os.path.realpath(folder)
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            path = part.get("path")
+            # Whatever kind of file it says to be. No path holds a zero.
+            if isinstance(path, str) and ("\0" in path or not os.path.realpath(path).startswith(root + os.sep)):
+                return False
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
+    return True
+
+
 def make_room(folder: Path, size: int, max_bytes: int, max_files: int) -> None:
     """Removes the oldest files in a folder and its sub-folders until another of `size` bytes fits into the bounds."""
     found = []
@@ -142,10 +181,31 @@ def make_room(folder: Path, size: int, max_bytes: int, max_files: int) -> None:
         total, count = total - length, count - 1
 
 
+async def _body(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b""
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """What receives a body that was read already, and then whatever follows."""
+    left = [body]
+
+    async def replay() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": left.pop(), "more_body": False} if left else await receive()
+
+    return replay
+
+
 async def _answer(send: Send, status: int, text: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})
 
 
-__all__ = ["Door", "make_room"]
+__all__ = ["App", "Door", "make_room", "names_only"]

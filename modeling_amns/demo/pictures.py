@@ -6,16 +6,12 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from ..data.images import decode_image
 from ..image_modes_amns import open_image, to_rgb, why_unreadable
 from ..retrieval.encoders import Encoder, TorchEncoder
-
-if TYPE_CHECKING:
-    import torch
 
 # Height and width at most in pixels: of what is sent to the page, about twice what it shows.
 TALL, WIDE = 384, 512
@@ -132,7 +128,7 @@ def attention_picture(encoder: Encoder, image: Image.Image) -> Image.Image:
     import torch
 
     height, width = encoder.processor.image_size
-    pixels: torch.Tensor = encoder.processor(images=[image], return_tensors="pt")["pixel_values"]
+    pixels = encoder.processor(images=[image], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         scores = encoder.model.image_attention_scores(pixels.to(encoder.model.device))[0]
     rows, columns = encoder.model.config.vision_config.grid_size

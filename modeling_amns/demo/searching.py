@@ -33,7 +33,7 @@ class Question:
         sentence: what to search for, may be empty beside an image.
         upload: file that the user sent, and what they call it.
         like: path of an image of the gallery to search for more of.
-        count: how many images, 1 to `MAX_RESULTS`.
+        count: how many images at most, 1 to `MAX_RESULTS`.
         group_by: a column, of whose values each is shown once.
         expression: filter that the user wrote.
         chosen: what was chosen for each of `GallerySearch.filters`.
@@ -42,7 +42,7 @@ class Question:
     sentence: str = ""
     upload: tuple[str, str] | None = None
     like: str | None = None
-    count: int = 12
+    count: float = 12
     group_by: str | None = None
     expression: str = ""
     chosen: Sequence[object] = ()
@@ -132,7 +132,7 @@ class GallerySearch:
             raise ValueError(f"The gallery is empty; index images with amns index {self.gallery.source or 'FOLDER'}.")
         where = joined_filter(question.expression, self.filters, question.chosen, self.gallery.columns)
         vector = query_vector(self.gallery.encoder, sentence or None, image or None)
-        hits = self.gallery.search_vector(vector, question.count, where, question.group_by)
+        hits = self.gallery.search_vector(vector, int(question.count), where, question.group_by)
         if not hits:
             return Answer(line="No image fits these filters; loosen one of them.")
         notes = cut_sentences(self.gallery.encoder, sentence) if sentence else []

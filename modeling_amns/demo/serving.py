@@ -8,12 +8,13 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from ..extras import require
 from ..retrieval.encoders import TorchEncoder
+from .blocks import MAX_UPLOAD_BYTES, build, mounted
 from .limits import Door
-from .page import MAX_UPLOAD_BYTES, Page, build, mounted
+from .page import Page
 from .searching import GallerySearch
 
 # Of open connections; a page holds one or two.
@@ -67,8 +68,17 @@ def application(search: GallerySearch, loopback: bool = True) -> Iterator[Door]:
                 os.environ["GRADIO_TEMP_DIR"] = before
 
 
-def server(app: Door, ready: Callable[[], None] = lambda: None) -> Any:
-    """The server of an application: `run(sockets=[...])` serves until `should_exit` is set or a signal comes.
+class Server(Protocol):
+    """A server that has not begun: `run` serves until `should_exit` is set or a signal comes."""
+
+    should_exit: bool
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves."""
+
+
+def server(app: Door, ready: Callable[[], None] = lambda: None) -> Server:
+    """The server of an application.
 
     Args:
         app: the application.
@@ -76,12 +86,12 @@ def server(app: Door, ready: Callable[[], None] = lambda: None) -> Any:
     """
     uvicorn = require("uvicorn", "demo", "The demo page")
 
-    class Server(uvicorn.Server):  # type: ignore[name-defined]
+    class Announced(uvicorn.Server):  # type: ignore[name-defined]
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             ready()
 
-    return Server(
+    return Announced(
         uvicorn.Config(
             app,
             log_level="critical",
@@ -94,4 +104,4 @@ def server(app: Door, ready: Callable[[], None] = lambda: None) -> Any:
     )
 
 
-__all__ = ["TITLE", "application", "is_loopback", "listening", "server"]
+__all__ = ["TITLE", "Server", "application", "is_loopback", "listening", "server"]
