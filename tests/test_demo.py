@@ -24,7 +24,7 @@ from PIL import Image
 
 from modeling_amns import PersonGallery, commands, hub, spaces
 from modeling_amns.demo.filters import ColumnFilter, column_filters, joined_filter
-from modeling_amns.demo.limits import Door, make_room, names_only
+from modeling_amns.demo.limits import Door, make_room, names_only, remove_old
 from modeling_amns.demo.page import Page, Session
 from modeling_amns.demo.pictures import GalleryPictures, draw_attention
 from modeling_amns.demo.results import results_html
@@ -286,6 +286,9 @@ def test_old_uploads_make_room_for_new_ones(tmp_path):
     assert [(tmp_path / f"{number}" / "x.png").exists() for number in range(4)] == [False, True, True, True]
     make_room(tmp_path, 1, max_bytes=1000, max_files=2)
     assert [(tmp_path / f"{number}" / "x.png").exists() for number in range(4)] == [False, False, False, True]
+    (tmp_path / "new.png").write_bytes(b"x")
+    remove_old(tmp_path, 60)
+    assert [file.name for file in tmp_path.rglob("*.png")] == ["new.png"]
 
 
 @pytest.fixture(scope="module")

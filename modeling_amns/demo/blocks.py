@@ -16,8 +16,8 @@ from .style import CLICKS, CSS
 
 # A photograph of a telephone has a quarter of it.
 MAX_UPLOAD_BYTES = 20 * 2**20
-# Questions that wait; seconds that uploads are kept.
-_WAITING, _KEPT = 20, 3600
+# Questions that wait.
+_WAITING = 20
 EMPTY = "Describe the person you look for, or add an image, and press Search."
 
 
@@ -42,7 +42,7 @@ def build(page: Page, title: str, about: str) -> object:
     """
     gr = gradio()
     private = {"api_visibility": "private", "show_progress": "minimal", "concurrency_limit": 1}
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(_KEPT // 4, _KEPT)) as blocks:
+    with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         session = gr.State(Session())
         gr.HTML(
             f"<h1>{title}</h1>{line_html(about)}", elem_classes="amns-head", apply_default_css=False, js_on_load=None
@@ -155,8 +155,12 @@ def mounted(blocks: Any) -> App:  # noqa: ANN401  gradio's own kind, not known b
             theme=gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=system, font_mono=mono).set(
                 # White on the hue's own 500 is hard to read.
                 button_primary_background_fill="*primary_700",
+                button_primary_background_fill_dark="*primary_700",
                 button_primary_background_fill_hover="*primary_800",
+                button_primary_background_fill_hover_dark="*primary_600",
                 slider_color="*primary_700",
+                input_placeholder_color="*neutral_500",
+                input_placeholder_color_dark="*neutral_400",
             ),
             css=CSS,
         )

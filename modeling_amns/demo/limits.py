@@ -1,9 +1,11 @@
 """What may be asked of the page's server: a door before gradio's own, which opens many more."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -165,20 +167,31 @@ def names_only(body: bytes, folder: Path) -> bool:
 
 def make_room(folder: Path, size: int, max_bytes: int, max_files: int) -> None:
     """Removes the oldest files in a folder and its sub-folders until another of `size` bytes fits into the bounds."""
-    found = []
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                state = os.stat(os.path.join(place, name), follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            found.append((state.st_mtime_ns, os.path.join(place, name), state.st_size))
+    found = _files(folder)
     total, count = sum(entry[2] for entry in found) + size, len(found) + 1
     for _, file, length in sorted(found):
         if total <= max_bytes and count <= max_files:
             return
         Path(file).unlink(missing_ok=True)
         total, count = total - length, count - 1
+
+
+def remove_old(folder: Path, seconds: float) -> None:
+    """Removes the files in a folder and its sub-folders that have lain there for so long."""
+    for changed, file, _ in _files(folder):
+        if changed / 1e9 < time.time() - seconds:
+            Path(file).unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[tuple[int, str, int]]:
+    """Time of the last change in ns, path and bytes of each file in a folder and its sub-folders."""
+    found = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                state = os.stat(os.path.join(place, name), follow_symlinks=False)
+                found.append((state.st_mtime_ns, os.path.join(place, name), state.st_size))
+    return found
 
 
 async def _body(receive: Receive) -> bytes:
@@ -208,4 +221,4 @@ async def _answer(send: Send, status: int, text: str) -> None:
     await send({"type": "http.response.body", "body": text.encode()})
 
 
-__all__ = ["App", "Door", "make_room", "names_only"]
+__all__ = ["App", "Door", "make_room", "names_only", "remove_old"]

@@ -6,6 +6,7 @@ import html
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -13,12 +14,14 @@ from typing import Protocol
 from ..extras import require
 from ..retrieval.encoders import TorchEncoder
 from .blocks import MAX_UPLOAD_BYTES, build, mounted
-from .limits import Door
+from .limits import Door, remove_old
 from .page import Page
 from .searching import GallerySearch
 
 # Of open connections; a page holds one or two.
 _CONNECTIONS = 200
+# Seconds that an upload is kept, and between two looks for older ones.
+_KEPT, _TIDIED = 3300.0, 300.0
 TITLE = "Find a person"
 
 
@@ -55,13 +58,20 @@ def application(search: GallerySearch, loopback: bool = True) -> Iterator[Door]:
     """
     gallery = search.gallery
     with tempfile.TemporaryDirectory(prefix="amns-demo-", ignore_cleanup_errors=True) as folder:
-        before = os.environ.get("GRADIO_TEMP_DIR")
+        before, over = os.environ.get("GRADIO_TEMP_DIR"), threading.Event()
+
+        def tidy() -> None:
+            while not over.wait(_TIDIED):
+                remove_old(Path(folder), _KEPT)
+
+        threading.Thread(target=tidy, daemon=True).start()
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             about = f"{len(gallery):,} images" + (f" of {gallery.source.name}" if gallery.source else "")
             page = Page(search, can_look=isinstance(gallery.encoder, TorchEncoder))
             yield Door(mounted(build(page, html.escape(TITLE), about)), Path(folder), loopback, MAX_UPLOAD_BYTES)
         finally:
+            over.set()
             search.close()
             os.environ.pop("GRADIO_TEMP_DIR")
             if before is not None:
