@@ -167,7 +167,8 @@ def test_every_text_of_the_results_is_escaped():
     found = results_html([Hit(nasty, 0.5, {nasty: nasty})], lambda path: "data:,", {})
     assert "<img src=x" not in found and "\x1b" not in found
     assert found.count(html.escape("<img src=x onerror=alert(1)>").replace("/", "/<wbr>")) == 4
-    assert found.count("<img") == 1 and "More like this" in found
+    assert found.count("<img") == 1 and "More like this" in found and "Where it looks" in found
+    assert "Where it looks" not in results_html([Hit("x", 0.5)], lambda path: "data:,", {}, can_look=False)
 
 
 def test_a_click_names_a_place_among_what_was_shown(search):
@@ -222,6 +223,9 @@ HERE = {"host": "127.0.0.1:7860"}
         ("POST", "/gradio_api/queue/join", {"content-length": "99", "origin": "http://evil.example"}, 403),
         ("GET", "/", {"host": "evil.example:7860"}, 403),
         ("GET", "/", {"host": ""}, 403),
+        ("GET", "/", {"host": "127.0.0.1.evil.example"}, 403),
+        ("GET", "/", {"host": "[::1"}, 403),
+        ("GET", "/", {"host": "[::1]:7860"}, None),
         ("GET", "/gradio_api/file=/etc/passwd", {}, 404),
         ("GET", "/gradio_api/file=http://169.254.169.254/", {}, 404),
         ("GET", "/gradio_api/proxy=http://127.0.0.1:1/", {}, 404),

@@ -78,8 +78,12 @@ def serving(gallery):
 @pytest.fixture(scope="module")
 def site(gallery):
     sys.addaudithook(watch)
-    with serving(gallery) as served:
-        yield served
+    with pytest.MonkeyPatch.context() as patch:
+        # What gradio would do if it were asked.
+        patch.setenv("GRADIO_ROOT_PATH", "https://example.org/page")
+        patch.setenv("GRADIO_ALLOWED_PATHS", "/")
+        with serving(gallery) as served:
+            yield served
     assert not outside, outside
 
 

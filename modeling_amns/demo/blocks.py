@@ -138,36 +138,35 @@ def mounted(blocks: Any) -> App:  # noqa: ANN401  gradio's own kind, not known b
     fastapi = require("fastapi", "demo", "The demo page")
     # Else gradio copies whatever file a question names; it looks at this only where it serves by itself.
     blocks.has_launched = True
-    with _without_environment():
-        return gr.mount_gradio_app(
-            fastapi.FastAPI(openapi_url=None),
-            blocks,
-            path="",
-            footer_links=[],
-            run_history=False,
-            allowed_paths=[],
-            show_error=False,
-            max_file_size=MAX_UPLOAD_BYTES,
-            ssr_mode=False,
-            enable_monitoring=False,
-            pwa=False,
-            mcp_server=False,
-            theme=gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=system, font_mono=mono).set(
-                # White on the hue's own 500 is hard to read.
-                button_primary_background_fill="*primary_700",
-                button_primary_background_fill_dark="*primary_700",
-                button_primary_background_fill_hover="*primary_800",
-                button_primary_background_fill_hover_dark="*primary_600",
-                slider_color="*primary_700",
-                input_placeholder_color="*neutral_500",
-                input_placeholder_color_dark="*neutral_400",
-            ),
-            css=CSS,
-        )
+    return gr.mount_gradio_app(
+        fastapi.FastAPI(openapi_url=None),
+        blocks,
+        path="",
+        footer_links=[],
+        run_history=False,
+        allowed_paths=[],
+        show_error=False,
+        max_file_size=MAX_UPLOAD_BYTES,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gr.themes.Base(primary_hue="orange", neutral_hue="stone", font=system, font_mono=mono).set(
+            # White on the hue's own 500 is hard to read.
+            button_primary_background_fill="*primary_700",
+            button_primary_background_fill_dark="*primary_700",
+            button_primary_background_fill_hover="*primary_800",
+            button_primary_background_fill_hover_dark="*primary_600",
+            slider_color="*primary_700",
+            input_placeholder_color="*neutral_500",
+            input_placeholder_color_dark="*neutral_400",
+        ),
+        css=CSS,
+    )
 
 
 @contextlib.contextmanager
-def _without_environment() -> Iterator[None]:
+def without_environment() -> Iterator[None]:
     """What gradio would take from the environment without being asked."""
     kept = ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR")
     names = [name for name in os.environ if name.startswith("GRADIO_") and name not in kept]
@@ -178,4 +177,4 @@ def _without_environment() -> Iterator[None]:
         os.environ.update(taken)
 
 
-__all__ = ["EMPTY", "MAX_UPLOAD_BYTES", "build", "gradio", "mounted"]
+__all__ = ["EMPTY", "MAX_UPLOAD_BYTES", "build", "gradio", "mounted", "without_environment"]

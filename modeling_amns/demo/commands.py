@@ -48,8 +48,9 @@ def _serve(options: argparse.Namespace) -> int:
             f"--model {options.model or 'MODEL'}."
         )
     from .blocks import gradio
+    from .limits import is_loopback
     from .searching import GallerySearch
-    from .serving import application, is_loopback, listening, server
+    from .serving import application, listening, server
 
     gradio()
     loopback = is_loopback(options.host)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import os
 import re
@@ -32,7 +33,18 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; base-uri 'self'; "
     "form-action 'self'"
 )
-_HERE = {"127.0.0.1", "localhost", "::1"}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone; names of others that lead here do not count.
+
+    >>> is_loopback("127.0.0.2"), is_loopback("127.0.0.1.example.org")
+    (True, False)
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Door:
@@ -121,10 +133,10 @@ class Door:
             headers: by name in small letters.
         """
         if self.loopback:
-            if urlsplit(f"//{headers.get('host', '')}").hostname not in _HERE:
+            if not is_loopback(_hostname(headers.get("host", ""))):
                 return 403, "This page is served to this machine alone."
             origin = headers.get("origin")
-            if method == "POST" and origin is not None and urlsplit(origin).netloc != headers["host"]:
+            if method == "POST" and origin is not None and origin.partition("://")[2] != headers["host"]:
                 return 403, "Another page asked for this."
         known = {"GET": _READ, "HEAD": _READ, "POST": _WRITE}.get(method)
         if known is None or not known.fullmatch(path) or ".." in path:
@@ -194,6 +206,14 @@ def _files(folder: Path) -> list[tuple[int, str, int]]:
     return found
 
 
+def _hostname(netloc: str) -> str:
+    try:
+        return urlsplit(f"//{netloc}").hostname or ""
+    # A bracket that is not closed.
+    except ValueError:
+        return ""
+
+
 async def _body(receive: Receive) -> bytes:
     parts = []
     while True:
@@ -221,4 +241,4 @@ async def _answer(send: Send, status: int, text: str) -> None:
     await send({"type": "http.response.body", "body": text.encode()})
 
 
-__all__ = ["App", "Door", "make_room", "names_only", "remove_old"]
+__all__ = ["App", "Door", "is_loopback", "make_room", "names_only", "remove_old"]

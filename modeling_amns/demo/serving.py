@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..extras import require
 from ..retrieval.encoders import TorchEncoder
-from .blocks import MAX_UPLOAD_BYTES, build, mounted
+from .blocks import MAX_UPLOAD_BYTES, build, mounted, without_environment
 from .limits import Door, remove_old
 from .page import Page
 from .searching import GallerySearch
@@ -43,11 +43,6 @@ def listening(host: str, port: int) -> socket.socket:
         raise OSError(f"The page can't be served at {host}, port {port} ({what}); change --host or --port.") from error
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 @contextlib.contextmanager
 def application(search: GallerySearch, loopback: bool = True) -> Iterator[Door]:
     """The page over a gallery as an ASGI application; its uploads lie in a folder that goes with it.
@@ -69,7 +64,9 @@ def application(search: GallerySearch, loopback: bool = True) -> Iterator[Door]:
         try:
             about = f"{len(gallery):,} images" + (f" of {gallery.source.name}" if gallery.source else "")
             page = Page(search, can_look=isinstance(gallery.encoder, TorchEncoder))
-            yield Door(mounted(build(page, html.escape(TITLE), about)), Path(folder), loopback, MAX_UPLOAD_BYTES)
+            with without_environment():
+                app = mounted(build(page, html.escape(TITLE), about))
+            yield Door(app, Path(folder), loopback, MAX_UPLOAD_BYTES)
         finally:
             over.set()
             search.close()
@@ -114,4 +111,4 @@ def server(app: Door, ready: Callable[[], None] = lambda: None) -> Server:
     )
 
 
-__all__ = ["TITLE", "Server", "application", "is_loopback", "listening", "server"]
+__all__ = ["TITLE", "Server", "application", "listening", "server"]
