@@ -24,7 +24,7 @@ PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").gl
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What these need is not here: a benchmark, weights of others, the Hub, minutes, somebody who ends a page. Their
 # options are read all the same.
-TOO_LARGE = re.compile(r"demo\.py|make_synthetic|cuhk|ViT-B-16|best\.pth|--private|benchmark\.py|pairs\.csv")
+TOO_LARGE = re.compile(r"demo\.py|make_synthetic|ablate|cuhk|ViT-B-16|best\.pth|--private|benchmark\.py|pairs\.csv")
 
 
 class Accepted(BaseException):
