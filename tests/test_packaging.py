@@ -107,6 +107,7 @@ def requirements(wheel) -> dict[str, set[str]]:
 def test_what_is_imported_is_required(wheel):
     required = requirements(wheel)
     for extra, packages in {
+        "demo": {"gradio"},
         "onnx": {"onnx", "onnxscript", "onnxruntime"},
         "peft": {"peft"},
         "search": {"lancedb", "filelock"},

@@ -73,7 +73,7 @@ def _add_building(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def index(options: argparse.Namespace) -> int:
     """Brings a folder's gallery up to date, or makes it."""
-    gallery = _open(options)
+    gallery = open_gallery(options)
     if gallery is None:
         gallery = _make(options)
     else:
@@ -89,7 +89,7 @@ def search(options: argparse.Namespace) -> int:
     if options.k < 1:
         raise ValueError(f"-k must be 1 or more, found {options.k}.")
     text, image = _query(options)
-    gallery = _open(options)
+    gallery = open_gallery(options)
     if gallery is None:
         if options.no_index:
             raise ValueError(f"There is no gallery for {options.folder} yet, and --no_index was given.")
@@ -135,7 +135,7 @@ def _query(options: argparse.Namespace) -> tuple[Any, Any]:
     return text, image
 
 
-def _open(options: argparse.Namespace) -> PersonGallery | None:
+def open_gallery(options: argparse.Namespace) -> PersonGallery | None:
     """The folder's gallery, or the gallery that the folder is; `None` where there is none yet."""
     folder = options.folder
     if not folder.is_dir():
@@ -244,4 +244,4 @@ def _note(options: argparse.Namespace, text: str) -> None:
     print(f"{options.program}: {' '.join(text.split())}", file=sys.stderr)
 
 
-__all__ = ["HIDDEN", "add_index", "add_search", "index", "search"]
+__all__ = ["HIDDEN", "add_index", "add_search", "index", "open_gallery", "search"]
