@@ -32,7 +32,9 @@ START = datetime.datetime(2026, 11, 25, 8, 0)
 
 def walk(count, start=0):
     """A red person who walks to the right, two pixels a frame, in changing light, and a green dog who stays."""
-    return [frame([((200, 0, 3 * n + start), start + 2 * n, 10, 20, 40), (GREEN, 80, 20, 10, 30)]) for n in range(count)]
+    return [
+        frame([((200, 0, 3 * n + start), start + 2 * n, 10, 20, 40), (GREEN, 80, 20, 10, 30)]) for n in range(count)
+    ]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .fragments import Fragment
 from .hits import Hit
+from .recordings import shown_second
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,13 +51,14 @@ def as_lines(hits: Sequence[Hit]) -> str:
      1  0.412  cam1/7.png  camera c1  frame 3
      2  0.100  x.png
     """
-    names = {name: None for hit in hits for name in hit.metadata}
+    told = [_told(hit) for hit in hits]
+    names = {name: None for metadata in told for name in metadata}
     rows = [
         [
             _printable(hit.path),
-            *(f"{name} {_printable(shown(hit.metadata[name]))}" if name in hit.metadata else "" for name in names),
+            *(f"{name} {_printable(shown(metadata[name]))}" if name in metadata else "" for name in names),
         ]
-        for hit in hits
+        for hit, metadata in zip(hits, told)
     ]
     # A column is as wide as its widest value, one very long value apart.
     widths = [min(60, max(map(len, column))) for column in zip(*rows)]
@@ -97,12 +99,12 @@ def as_html(
     items = []
     for rank, hit in enumerate(hits, start=1):
         pairs = "".join(
-            f"<dt>{html.escape(name)}</dt><dd>{html.escape(shown(value))}</dd>" for name, value in hit.metadata.items()
+            f"<dt>{html.escape(name)}</dt><dd>{html.escape(shown(value))}</dd>" for name, value in _told(hit).items()
         )
         items.append(
             f'<li><div class="picture">{_thumbnail(hit, read)}</div>{_thumbnail(hit, frame, "frame")}'
             f'<div class="text"><span class="rank">{rank}</span>'
-            f'<span class="score">{hit.score:.3f}</span><div class="path">{html.escape(hit.path)}</div>'
+            f'<span class="score">{hit.score:.3f}</span><div class="path">{html.escape(_called(hit))}</div>'
             f"{f'<dl>{pairs}</dl>' if pairs else ''}</div></li>"
         )
     page = (
@@ -168,7 +170,8 @@ def as_sheet(
         sheet.paste(tile, (left, upper))
         write((left, upper + TILE + 2), f"{number + 1}   {hit.score:.3f}", _CAPTION, wide)
         # The end of a path tells images apart.
-        path = hit.path if len(hit.path) < 28 else f"... {hit.path[-24:]}"
+        path = _called(hit)
+        path = path if len(path) < 28 else f"... {path[-24:]}"
         write((left, upper + TILE + 2 + _LINE), path, _CAPTION, wide)
     return sheet
 
@@ -247,6 +250,20 @@ def shown(value: object) -> str:
     if isinstance(value, datetime.datetime):
         return value.isoformat(sep=" ")
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _called(hit: Hit) -> str:
+    """A path as people read it: the file, and when in it."""
+    found = Fragment.of(hit.path)
+    if found is None or "source" not in hit.metadata:
+        return hit.path
+    return found.source if found.second is None else f"{found.source} {shown_second(found.second)}"
+
+
+def _told(hit: Hit) -> dict[str, object]:
+    """The metadata that the path does not say already."""
+    said = ("source", "second", "box") if Fragment.of(hit.path) else ()
+    return {name: value for name, value in hit.metadata.items() if name not in said}
 
 
 def _thumbnail(hit: Hit, read: "Callable[[str], Image.Image | None]", kind: str = "crop") -> str:
