@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init_
 
 # Lower bounds, here and below, are versions that the tests were run with: uv pip install --resolution lowest-direct.
 extras = {
+    "figures": ["matplotlib>=3.10"],
     "onnx": ["onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
     "peft": ["peft>=0.18"],
     "search": ["lancedb>=0.40", "filelock>=3.20"],
@@ -37,6 +38,7 @@ extras["test"] = [
 beside = {
     "modeling_amns.hub_cards": "hub_cards",
     "modeling_amns.scripts": "scripts",
+    "modeling_amns.scripts.ablations": "scripts/ablations",
     "modeling_amns.scripts.recipes": "scripts/recipes",
 }
 
@@ -83,6 +85,7 @@ setup(
             "metrics/person_retrieval/*.html",
         ],
         "modeling_amns.hub_cards": ["*.md"],
+        "modeling_amns.scripts.ablations": ["*.yaml"],
         "modeling_amns.scripts.recipes": ["*.yaml"],
     },
     python_requires=">=3.10",

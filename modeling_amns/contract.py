@@ -52,6 +52,7 @@ def check_training_set(
         sampling = {
             "instances_per_identity": args.instances_per_identity,
             "train_sampling_strategy group_by_length": args.train_sampling_strategy == "group_by_length",
+            "weighting balanced of the identity loss": args.options_of(IDENTITY).get("weighting") == "balanced",
         }
         for name, asked in sampling.items():
             if asked:

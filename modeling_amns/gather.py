@@ -1,4 +1,4 @@
-"""Rows of all processes as columns, with gradient. Torch only."""
+"""What a loss needs of other processes: their rows as columns, with gradient, and means. Torch only."""
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,16 @@ def gather_columns(rows: Tensor) -> Tensor:
     return gathered.roll(-dist.get_rank() * len(rows), dims=0)
 
 
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a value of each process, without gradient; without a process group it returns its input."""
+    value = value.detach()
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 class _GatherWithGradient(torch.autograd.Function):
     """All-gather along dimension 0; backward sums each process's gradient of the rows that came from here."""
 
@@ -33,4 +43,4 @@ class _GatherWithGradient(torch.autograd.Function):
         return own
 
 
-__all__ = ["gather_columns"]
+__all__ = ["gather_columns", "mean_over_processes"]

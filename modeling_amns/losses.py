@@ -8,209 +8,26 @@ only; nothing here knows a model.
 
 import functools
 import inspect
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .focal_losses import IDENTITY, WAF_WEIGHTINGS, focal_factor, identity_loss, needs_gather, waf
 from .gather import gather_columns
-
-WAF_WEIGHTINGS = ("plausible", "none")
-IDENTITY = "identity"
-
-MatchingLoss = Callable[..., Tensor]
-_Loss = TypeVar("_Loss", bound=MatchingLoss)
-
-
-def needs_temperature(fn: _Loss) -> _Loss:
-    """Marks a matching loss that `matching_loss` tells its temperature, by the keyword `temperature`.
-
-    Without the mark a parameter of that name is the loss's own affair and keeps its default.
-    """
-    fn.__dict__["needs_temperature"] = True
-    return fn
-
-
-def itc(logits: Tensor, positives: Tensor) -> Tensor:
-    """InfoNCE of CLIP: the pair on the diagonal is the one positive, all other columns are negatives.
-
-    Args:
-        logits: similarities divided by the temperature, float [B, M], M >= B; column i belongs to row i.
-        positives: True where row and column show the same person, bool [B, M]; only checked.
-    Returns:
-        -log p_ii in nats, float32 [B].
-    Raises:
-        ValueError: shapes differ, fewer columns than rows, or a row has no positive.
-    Source: CLIP (arXiv 2103.00020), section 2.3.
-    """
-    logits = _checked(logits, positives)
-    if logits.shape[1] < logits.shape[0]:
-        raise ValueError(f"itc needs a column for each row, found logits {tuple(logits.shape)}.")
-    return -logits.log_softmax(dim=1).diagonal()
-
-
-def sdm(logits: Tensor, positives: Tensor, eps: float = 1e-8) -> Tensor:
-    """Similarity distribution matching: KL from the predicted to the true matching distribution.
-
-    Mode-seeking: it punishes probability on wrong columns by about -log(eps), which makes it sharp on clean pairs and
-    prone to memorise wrong ones.
-
-    Args:
-        logits: similarities divided by the temperature, float [B, M].
-        positives: True where row and column show the same person, bool [B, M]; at least one per row.
-        eps: added to the true distribution inside the logarithm.
-    Returns:
-        sum_j p_j (log p_j - log(q_j + eps)) in nats, float32 [B].
-    Raises:
-        ValueError: shapes differ or a row has no positive.
-    Source: IRRA (CVPR 2023, arXiv 2303.12501), equation 6; as its published code.
-    """
-    logits = _checked(logits, positives)
-    log_p = logits.log_softmax(dim=1)
-    q = positives.to(log_p.dtype) / positives.sum(dim=1, keepdim=True)
-    return (log_p.exp() * (log_p - (q + eps).log())).sum(dim=1)
-
-
-def inverse_sdm(logits: Tensor, positives: Tensor) -> Tensor:
-    """Inverse KL of similarity distribution matching: from the true to the predicted distribution.
-
-    Pulls probability onto every positive of a row; its gradient on a logit is p - q, bounded by 1.
-
-    Args:
-        logits: similarities divided by the temperature, float [B, M].
-        positives: True where row and column show the same person, bool [B, M]; at least one per row.
-    Returns:
-        sum_j q_j (log q_j - log p_j) in nats with 0 log 0 = 0, float32 [B].
-    Raises:
-        ValueError: shapes differ or a row has no positive.
-    Source: AMNS (arXiv 2409.06385), the inverse half of BSDM.
-    """
-    logits = _checked(logits, positives)
-    count = positives.sum(dim=1).to(logits.dtype)
-    log_p = logits.log_softmax(dim=1)
-    return -torch.where(positives, log_p, 0.0).sum(dim=1) / count - count.log()
-
-
-def bsdm(logits: Tensor, positives: Tensor, inverse_weight: float = 1.0, eps: float = 1e-8) -> Tensor:
-    """Bidirectional similarity distribution matching: `sdm + inverse_weight * inverse_sdm`.
-
-    Args:
-        logits: similarities divided by the temperature, float [B, M].
-        positives: True where row and column show the same person, bool [B, M]; at least one per row.
-        inverse_weight: weight of the inverse KL. The paper's weight is not published; 1 is this package's choice.
-        eps: as in `sdm`.
-    Returns:
-        nats, float32 [B].
-    Raises:
-        ValueError: shapes differ or a row has no positive.
-    Source: AMNS (arXiv 2409.06385), BSDM.
-
-    ```python
-    >>> import torch
-    >>> bsdm(torch.tensor([[4.0, 0.0], [0.0, 4.0]]), torch.eye(2, dtype=torch.bool))
-    tensor([0.2594, 0.2594])
-
-    ```
-    """
-    return sdm(logits, positives, eps) + inverse_weight * inverse_sdm(logits, positives)
-
-
-@needs_temperature
-def tal(logits: Tensor, positives: Tensor, margin: float = 0.1, temperature: float = 0.02) -> Tensor:
-    """Triplet alignment loss: a triplet loss whose hardest negative is softened to a log-sum-exp.
-
-    Args:
-        logits: similarities divided by the temperature, float [B, M].
-        positives: True where row and column show the same person, bool [B, M]; at least one per row.
-        margin: in units of cosine similarity.
-        temperature: the one that `logits` were divided by; `matching_loss` passes its own.
-    Returns:
-        max(0, margin - sum_pos a_j s_j + temperature * log sum_neg exp(s_j / temperature)) with s = logits *
-        temperature and a = softmax of the logits over the positives (no gradient), in units of similarity,
-        float32 [B]; 0 for a row without negatives.
-    Raises:
-        ValueError: shapes differ or a row has no positive.
-    Source: RDE (CVPR 2024, arXiv 2308.09911), equation 6.
-    """
-    logits = _checked(logits, positives)
-    # Finite instead of -inf: a row without negatives then has a finite log-sum-exp and no NaN in its gradient.
-    lowest = torch.finfo(logits.dtype).min
-    alpha = logits.detach().masked_fill(~positives, lowest).softmax(dim=1)
-    positive = torch.where(positives, alpha * logits, 0.0).sum(dim=1)
-    negative = logits.masked_fill(positives, lowest).logsumexp(dim=1)
-    return (margin + temperature * (negative - positive)).clamp(min=0)
-
-
-def waf(logits: Tensor, positives: Tensor, gamma: float = 2.0, weighting: str = "plausible") -> Tensor:
-    """Weight-adjusted focal loss: hard rows count more, implausible rows do not dominate.
-
-    With m_i = sum of p_ij over the positives of row i: `w_i (1 - m_i)^gamma (-log m_i)`. The abstract of the paper
-    names this loss and its purpose but gives no formula; this is the package's own reading, and both parts can be
-    switched off.
-
-    Args:
-        logits: similarities divided by the temperature, float [B, M].
-        positives: True where row and column show the same person, bool [B, M]; at least one per row.
-        gamma: focal exponent, 0 or at least 1; 0 switches the focal factor off.
-        weighting: "plausible": w_i = m_i / (m_i + m0), without gradient, where m0 is the share of positives among
-            the columns, that is the m of a row guessed at random. A row that matches no better than chance counts
-            half, a row that the model contradicts fades out, a learned row counts fully. "none": w_i = 1.
-    Returns:
-        nats, float32 [B].
-    Raises:
-        ValueError: shapes differ, a row has no positive, `gamma` or `weighting` is not valid.
-    Source: AMNS (arXiv 2409.06385) for the idea; focal factor from Lin et al. (ICCV 2017, arXiv 1708.02002), equation
-    4.
-    """
-    _check_gamma("waf", gamma)
-    if weighting not in WAF_WEIGHTINGS:
-        raise ValueError(f"waf: weighting must be one of {WAF_WEIGHTINGS}, found {weighting!r}.")
-    logits = _checked(logits, positives)
-    log_m = logits.masked_fill(~positives, -math.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
-    loss = focal_factor(log_m, gamma) * -log_m
-    if weighting == "plausible":
-        chance = positives.to(logits.dtype).mean(dim=1)
-        m = log_m.detach().exp()
-        loss = loss * m / (m + chance)
-    return loss
-
-
-def focal_factor(log_probability: Tensor, gamma: float) -> Tensor:
-    """(1 - p)^gamma from log p, stable where p is close to 1; gradient flows through it."""
-    if gamma == 0:
-        return torch.ones_like(log_probability)
-    return (-torch.expm1(log_probability)).clamp(min=0).pow(gamma)
-
-
-def _check_gamma(name: str, gamma: float) -> None:
-    if gamma != 0 and not gamma >= 1:
-        raise ValueError(f"{name}: gamma must be 0 or at least 1 (between, its gradient is unbounded), found {gamma}.")
-
-
-def identity_loss(image_logits: Tensor, text_logits: Tensor, person_ids: Tensor, gamma: float = 0.0) -> Tensor:
-    """Cross-entropy over the training identities, averaged over image and text.
-
-    Args:
-        image_logits: classifier scores of the images, float [B, identities].
-        text_logits: classifier scores of the captions, float [B, identities].
-        person_ids: int64 [B], 0-based and below the number of identities.
-        gamma: focal exponent, 0 or at least 1; above 0, each term is multiplied by (1 - p)^gamma, as in `waf`.
-    Returns:
-        scalar, float32, nats.
-    Raises:
-        ValueError: `gamma` is not valid.
-    Source: dual-path identity loss (Zheng et al., arXiv 1711.05535), as used by IRRA.
-    """
-    _check_gamma(IDENTITY, gamma)
-    terms = []
-    for logits in (image_logits, text_logits):
-        log_p = _float(logits).log_softmax(dim=1).gather(1, person_ids[:, None])[:, 0]
-        terms.append(-(focal_factor(log_p, gamma) * log_p).mean())
-    return (terms[0] + terms[1]) / 2
-
+from .matching_losses import (
+    MatchingLoss,
+    as_float,
+    bsdm,
+    gce,
+    inverse_sdm,
+    itc,
+    needs_temperature,
+    sdm,
+    tal,
+)
 
 MATCHING_LOSSES: dict[str, MatchingLoss] = {
     "itc": itc,
@@ -219,6 +36,7 @@ MATCHING_LOSSES: dict[str, MatchingLoss] = {
     "bsdm": bsdm,
     "tal": tal,
     "waf": waf,
+    "gce": gce,
 }
 
 
@@ -263,6 +81,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise ValueError(f"There is no loss {name!r}; the losses are {', '.join(loss_names())}.")
     fn = identity_loss if name == IDENTITY else MATCHING_LOSSES[name]
     known = _option_names(fn, given=3 if name == IDENTITY else 2)
+    if known is not None:
+        # These come from the run.
+        told = {"counts"} if name == IDENTITY else {"gather"} if _is_marked(fn, "needs_gather") else set()
+        known = tuple(option for option in known if option not in told)
     there_are = f"Its options are {', '.join(known) or 'none'}." if known is not None else ""
     unknown = sorted(set(options) - set(known)) if known is not None else []
     if unknown:
@@ -270,9 +92,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     logits = torch.tensor([[3.0, 0.5, -1.0], [0.0, 2.0, 0.5], [-2.0, 1.0, 2.5]], requires_grad=True)
     try:
         if name == IDENTITY:
-            values = identity_loss(logits, logits.T, torch.arange(3), **options)[None]
+            values = identity_loss(logits, logits.T, torch.arange(3), counts=torch.ones(3), **options)[None]
         else:
-            values = fn(logits, torch.eye(3, dtype=torch.bool), **_with_temperature(fn, options, 0.5))
+            values = fn(logits, torch.eye(3, dtype=torch.bool), **_with_the_run(fn, options, 0.5, gather=False))
     # Whatever a loss raises of its options, of the user's own losses too.
     except Exception as error:
         raise ValueError(f"The loss {name} can't be computed with {dict(options)}: {error} {there_are}") from error
@@ -293,15 +115,27 @@ def _option_names(fn: MatchingLoss, given: int) -> tuple[str, ...] | None:
     return tuple(parameter.name for parameter in parameters[given:] if parameter.kind is not parameter.VAR_POSITIONAL)
 
 
-def _with_temperature(fn: MatchingLoss, options: Mapping[str, Any], temperature: float) -> dict[str, Any]:
-    """The options of a loss with the temperature, if it is marked and was not told one."""
-    told = dict(options)
-    while isinstance(fn, functools.partial):
-        told = {**fn.keywords, **told}
-        fn = fn.func
-    if getattr(fn, "needs_temperature", False):
+def _with_the_run(fn: MatchingLoss, options: Mapping[str, Any], temperature: float, gather: bool) -> dict[str, Any]:
+    """The options of a loss with the temperature and `gather`, if it is marked and was not told one."""
+    told = {**_bound(fn)[1], **options}
+    if _is_marked(fn, "needs_temperature"):
         told.setdefault("temperature", temperature)
+    if _is_marked(fn, "needs_gather"):
+        told.setdefault("gather", gather)
     return told
+
+
+def _is_marked(fn: MatchingLoss, mark: str) -> bool:
+    return getattr(_bound(fn)[0], mark, False)
+
+
+def _bound(fn: MatchingLoss) -> tuple[MatchingLoss, dict[str, Any]]:
+    """The function inside of partial ones, and the keywords that they bind."""
+    bound: dict[str, Any] = {}
+    while isinstance(fn, functools.partial):
+        bound = {**fn.keywords, **bound}
+        fn = fn.func
+    return fn, bound
 
 
 def matching_loss(
@@ -319,7 +153,7 @@ def matching_loss(
     of the processes' losses, and under DDP the mean of their gradients, then equals one process with the whole batch.
 
     Args:
-        fn: one of this module's matching losses, or one of your own; see `needs_temperature`.
+        fn: one of this module's matching losses, or one of your own; see `needs_temperature` and `needs_gather`.
         image_embeds: float [B, D], need not be normalised.
         text_embeds: float [B, D], row i captions image i.
         person_ids: int64 [B].
@@ -338,10 +172,10 @@ def matching_loss(
             f"Expected image_embeds and text_embeds of one shape [B, D] and person_ids [B], found "
             f"{tuple(image_embeds.shape)}, {tuple(text_embeds.shape)} and {tuple(person_ids.shape)}."
         )
-    options = _with_temperature(fn, options, temperature)
+    options = _with_the_run(fn, options, temperature, gather)
     with torch.autocast(image_embeds.device.type, enabled=False):
-        images = F.normalize(_float(image_embeds), dim=1)
-        texts = F.normalize(_float(text_embeds), dim=1)
+        images = F.normalize(as_float(image_embeds), dim=1)
+        texts = F.normalize(as_float(text_embeds), dim=1)
         all_images, all_texts, all_ids = images, texts, person_ids
         if gather:
             all_images, all_texts, all_ids = gather_columns(images), gather_columns(texts), gather_columns(person_ids)
@@ -349,31 +183,6 @@ def matching_loss(
         image_to_text = fn(images @ all_texts.T / temperature, positives, **options)
         text_to_image = fn(texts @ all_images.T / temperature, positives, **options)
         return image_to_text.mean() + text_to_image.mean()
-
-
-def _float(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
-
-
-def _checked(logits: Tensor, positives: Tensor) -> Tensor:
-    """Logits in float32 after the checks that every matching loss shares."""
-    if logits.ndim != 2 or logits.shape != positives.shape or positives.dtype != torch.bool:
-        raise ValueError(
-            f"Expected logits [B, M] and boolean positives of the same shape, found {tuple(logits.shape)} and "
-            f"{positives.dtype} {tuple(positives.shape)}."
-        )
-    has_positive = positives.any(dim=1)
-    if logits.device.type == "cpu":
-        if not has_positive.all():
-            rows = (~has_positive).nonzero()[:5, 0].tolist()
-            raise ValueError(
-                f"{int((~has_positive).sum())} of {len(positives)} rows have no positive (first: {rows}). Every row "
-                "needs a column of the same person; a pair's own caption is one."
-            )
-    else:
-        # Checked on the device, so that a training step never waits for it.
-        torch._assert_async(has_positive.all(), "a row of `positives` has no positive")
-    return _float(logits)
 
 
 __all__ = [
@@ -385,11 +194,13 @@ __all__ = [
     "check_options",
     "focal_factor",
     "gather_columns",
+    "gce",
     "identity_loss",
     "inverse_sdm",
     "itc",
     "loss_names",
     "matching_loss",
+    "needs_gather",
     "needs_temperature",
     "register_loss",
     "sdm",

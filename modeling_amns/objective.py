@@ -18,7 +18,10 @@ class NonFiniteLossError(RuntimeError):
 
 
 def loss_parts(
-    args: AMNSTrainingArguments, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor
+    args: AMNSTrainingArguments,
+    outputs: AMNSPersonRetrievalOutput,
+    person_ids: Tensor,
+    counts: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Each loss of `loss_weights` on one batch, unweighted: name to scalar, float32.
 
@@ -26,13 +29,18 @@ def loss_parts(
         args: losses, their options, temperature and whether pairs of other processes are compared with.
         outputs: of the model for this process's pairs.
         person_ids: int64 [B].
+        counts: pairs of each training person, int64 [persons]; for an identity loss that balances them.
     """
     parts = {}
     for name in args.weights:
         options = args.options_of(name)
         if name == IDENTITY:
             parts[name] = identity_loss(
-                _needed(outputs.image_identity_logits), _needed(outputs.text_identity_logits), person_ids, **options
+                _needed(outputs.image_identity_logits),
+                _needed(outputs.text_identity_logits),
+                person_ids,
+                counts=counts,
+                **options,
             )
         else:
             parts[name] = matching_loss(

@@ -39,6 +39,7 @@ from .losses import IDENTITY
 from .memory import PeakMemory, peak_memory_mb
 from .modeling_amns import AMNSForPersonRetrieval
 from .processing_amns import AMNSProcessor
+from .query_figures import query_figures, write_query_figures
 from .report import FROM_SCRATCH, METRICS, EpochFigures, RunReport, figures_table, weights_sha256
 from .run_arguments import DataArguments, ModelArguments, parse_arguments
 from .run_folder import check_wishes, locked, refuse_used
@@ -177,7 +178,7 @@ def _run(
     )
     trainer.run_options = _deciding(data, start)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    embedded, best, last, selected = _evaluate_and_save(trainer, test)
+    embedded, last_embedded, best, last, selected = _evaluate_and_save(trainer, test)
     origin, base_model = _origin(start.model_name_or_path)
     report = RunReport(
         benchmark=data.name,
@@ -206,20 +207,21 @@ def _run(
         report.save(folder)
         with whole_file(folder / "trainer_state.json") as part:
             trainer.state.save_to_json(str(part))
+        write_query_figures(folder, {"best": query_figures(embedded), "last": query_figures(last_embedded)})
         _draw(trainer, processor, embedded, test)
     return trainer, report
 
 
 def _evaluate_and_save(
     trainer: AMNSTrainer, test: datasets.DatasetDict
-) -> tuple[EmbeddedSplit, EpochFigures, EpochFigures, bool]:
+) -> tuple[EmbeddedSplit, EmbeddedSplit, EpochFigures, EpochFigures, bool]:
     """Leaves the weights of the best epoch in trainer and `output_dir`.
 
     Returns:
-        test as they see it, its best and last figures, and whether the best are of the epoch that was selected: where
-        its checkpoint is gone they are those of the last.
+        test as they see it and as those of the last epoch do, its best and last figures, and whether the best are of
+        the epoch that was selected: where its checkpoint is gone they are those of the last.
     """
-    state, folder, last = trainer.state, Path(str(trainer.args.output_dir)), None
+    state, folder, ranked = trainer.state, Path(str(trainer.args.output_dir)), None
     earlier = state.best_global_step if state.best_global_step != state.global_step else None
     checkpoint = _best_checkpoint(trainer, earlier) if earlier else None
     selected = checkpoint is not None or not earlier
@@ -229,7 +231,7 @@ def _evaluate_and_save(
         )
     try:
         if checkpoint is not None:
-            _, last = _rank(trainer, test, state.epoch)
+            ranked = _rank(trainer, test, state.epoch)
     finally:
         # Whatever happens to the figures, what hours were spent on is saved.
         if checkpoint is not None:
@@ -237,7 +239,8 @@ def _evaluate_and_save(
         save_final(trainer, folder)
     epoch = _epoch_of(trainer, earlier) if checkpoint is not None and earlier else state.epoch
     embedded, best = _rank(trainer, test, epoch)
-    return embedded, best, last or best, selected
+    last_embedded, last = ranked or (embedded, best)
+    return embedded, last_embedded, best, last, selected
 
 
 def _best_checkpoint(trainer: AMNSTrainer, step: int) -> Path | None:

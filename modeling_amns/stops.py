@@ -11,6 +11,9 @@ from typing import Any
 
 # After this many seconds a process that waits for others, which have ended, waits no longer.
 PATIENCE = 30.0
+# Start of the names of variables in which a program tells those that it starts that they end with it.
+WATCHED = "AMNS_WATCHED_"
+_LAUNCHERS = ("TORCHELASTIC_", "ACCELERATE_", WATCHED)
 
 
 class Stops:
@@ -33,7 +36,7 @@ class Stops:
         except ValueError:
             self._before.clear()  # not the main thread: signals are somebody else's
         else:
-            if any(name.startswith(("TORCHELASTIC_", "ACCELERATE_")) for name in os.environ):
+            if any(name.startswith(_LAUNCHERS) for name in os.environ):
                 watch_parent(lambda: os.kill(os.getpid(), signal.SIGTERM), self._over)
         return self
 
@@ -113,4 +116,4 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-__all__ = ["PATIENCE", "Stops", "hold_stops", "is_first_process", "watch_parent", "without_interrupts"]
+__all__ = ["PATIENCE", "WATCHED", "Stops", "hold_stops", "is_first_process", "watch_parent", "without_interrupts"]

@@ -133,6 +133,9 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         if isinstance(prepared, StreamedPairs) and IDENTITY in args.weights:
             self.data_collator = KnownPersons(self.data_collator, cast(Any, self.model).config.num_identities)
         self.model_accepts_loss_kwargs = False
+        self.pairs_of_person: Tensor | None = None
+        if self.person_ids and args.options_of(IDENTITY).get("weighting") == "balanced":
+            self.pairs_of_person = torch.bincount(torch.tensor(self.person_ids)).to(args.device)
         self.teacher: ImageTeacher | None = None
         self.record = LossRecord()
         self._start_teacher()
@@ -307,7 +310,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WholeCheckpoints):
         return torch.stack([self.args.weights[name] * value for name, value in parts.items()]).sum()
 
     def _loss_parts(self, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor) -> dict[str, Tensor]:
-        return loss_parts(self.args, outputs, person_ids)
+        return loss_parts(self.args, outputs, person_ids, self.pairs_of_person)
 
     def stop_if_not_finite(self) -> None:
         """Before an optimizer step: if a loss of any process is not finite, saves the state so far and stops.

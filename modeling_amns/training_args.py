@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.utils import is_in_notebook
 
 from .data.transforms import Augmentation
-from .losses import check_options, loss_names
+from .losses import IDENTITY, check_options, loss_names
 from .masking import MASK_SCORES
 
 LOSS_NAMES = loss_names()
@@ -245,6 +245,12 @@ class AMNSTrainingArguments(TrainingArguments):
                 raise ValueError(f"loss_options of {name} must map its options to values, found {options!r}.")
         for name in weights:
             check_options(name, self.loss_options.get(name, {}))
+        modality = self.options_of(IDENTITY).get("modality", "both")
+        if set(weights) == {IDENTITY} and modality != "both":
+            raise ValueError(
+                f"identity with modality {modality} as the only loss trains one encoder of two; add a loss that "
+                "compares images with captions."
+            )
         numbers = all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights.values())
         if not numbers or not any(weights.values()):
             raise ValueError(f"loss_weights must be finite numbers and not all 0, found {weights}.")

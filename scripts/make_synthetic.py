@@ -42,6 +42,9 @@ class SyntheticArguments:
         default_factory=lambda: [128, 48], metadata={"help": "Height and width of the images in pixels."}
     )
     num_workers: int | None = field(default=None, metadata={"help": "Processes that draw; default one a processor."})
+    look: str = field(
+        default="plain", metadata={"help": "plain, or elsewhere: mixed colours and other words, to start from."}
+    )
 
 
 def write_sheet(folder: Path, layout: str, file: str, count: int, columns: int = 6) -> None:

@@ -39,10 +39,21 @@ def losses(result: dict) -> list[float]:
     return [entry["loss"] for entry in result["log"] if "loss" in entry]
 
 
-@pytest.mark.parametrize("instances", [0, 2])
-def test_two_processes_equal_one_with_the_whole_batch(tmp_path, instances):
+# Rows are weighed by the rows of all processes, persons by the whole training set.
+BALANCED = {
+    "loss_weights": {"bsdm": 1.0, "waf": 1.0, "identity": 1.0},
+    "loss_options": {
+        "bsdm": {"smoothing": 0.1},
+        "waf": {"gamma": 1.0, "weighting": "redistribute"},
+        "identity": {"gamma": 2.0, "weighting": "balanced"},
+    },
+}
+
+
+@pytest.mark.parametrize("options", [{"instances_per_identity": 0}, {"instances_per_identity": 2, **BALANCED}])
+def test_two_processes_equal_one_with_the_whole_batch(tmp_path, options):
     """bsdm + waf + identity with AWM on, float64: loss, every gradient, and the weights after three steps."""
-    options = {"double": True, "max_steps": 3, "instances_per_identity": instances, "keep_ratio": 0.5}
+    options = {"double": True, "max_steps": 3, "keep_ratio": 0.5, **options}
     one = launch(tmp_path, 1, per_device_train_batch_size=8, **options)
     two = launch(tmp_path, 2, per_device_train_batch_size=4, **options)
     # Trainer adds its log up in float32.

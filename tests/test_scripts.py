@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modeling_amns import AMNSTrainingArguments, recipe
+from modeling_amns.query_figures import read_query_figures
 from modeling_amns.recipe import DataArguments
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,10 @@ def test_the_recipe_trains_and_leaves_model_and_results(trained):
     assert {"epoch", "rank1", "rank5", "rank10", "mAP", "mINP"} == set(results["best"]) == set(results["last"])
     assert results["last"]["epoch"] == 2 and results["seconds"] > 0 and results["peak_memory_mb"] > 100
     assert "| last, epoch 2 |" in done.stdout and (folder / "out" / "model.safetensors").is_file()
+    for weights in ("best", "last"):
+        queries = read_query_figures(folder / "out", weights)
+        assert round(100 * float((queries["first_hit"] == 1).mean()), 2) == results[weights]["rank1"]
+        assert round(100 * float(queries["average_precision"].mean()), 2) == results[weights]["mAP"]
 
 
 def test_options_in_json_are_read_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -157,6 +157,10 @@ def test_the_dual_encoder_alone_is_refused_and_what_to_load_is_said(tmp_path, mo
         ({"loss_options": {"sdm": {"eps": 1e-6}}}, "loss_options for sdm, which loss_weights does not name"),
         ({"loss_options": {"waf": 2}}, "loss_options of waf must map"),
         ({"loss_options": {"identity": {"gamma": 0.5}}}, "identity: gamma must be 0 or at least 1"),
+        (
+            {"loss_weights": {"identity": 1.0}, "loss_options": {"identity": {"modality": "image"}}},
+            "modality image as the only loss trains one encoder of two",
+        ),
         ({"loss_weights": "{bsdm: 1}"}, "loss_weights is no valid JSON"),
         ({"loss_weights": {"bsdm": "much"}}, "must be finite numbers"),
         ({"loss_weights": {"bsdm": 0.0}}, "not all 0"),
@@ -343,11 +347,33 @@ def test_an_own_loss_is_trained_with_its_options(several, own_losses):
     assert "loss_scaled" in trainer.state.log_history[0]
 
 
-@pytest.mark.parametrize("sampling", [{"instances_per_identity": 2}, {"train_sampling_strategy": "group_by_length"}])
+def test_a_balanced_identity_loss_is_told_how_many_pairs_each_person_has(tmp_path):
+    options = {"loss_weights": {"bsdm": 1.0, "identity": 1.0}, "loss_options": {"identity": {"weighting": "balanced"}}}
+    trainer = make_trainer(tmp_path, num_pairs=11, per_device_train_batch_size=11, **options)
+    batch = next(iter(trainer.get_train_dataloader()))
+    outputs = trainer.model(**trainer._model_inputs(batch))
+    # Of the first 11 pairs the persons 0, 1 and 2 have two, the other five one: 11 / 8 is the mean.
+    got = trainer._loss_parts(outputs, batch["person_ids"])["identity"].item()
+    want = 0.0
+    for logits in (outputs.image_identity_logits, outputs.text_identity_logits):
+        for row, person in zip(logits.log_softmax(1).tolist(), batch["person_ids"].tolist()):
+            want -= 11 / 8 / (2 if person < 3 else 1) * row[person] / 22
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"instances_per_identity": 2},
+        {"train_sampling_strategy": "group_by_length"},
+        {"loss_options": {"identity": {"weighting": "balanced"}}},
+    ],
+)
 def test_a_stream_cannot_be_sampled_and_says_so(tmp_path, processor, sampling):
     args = AMNSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=1, **sampling)
     stream = tiny_pairs(tmp_path).to_iterable_dataset()
-    with pytest.raises(ValueError, match=f"{next(iter(sampling))}.* needs to know all rows.*streaming=False"):
+    name = "weighting balanced" if "loss_options" in sampling else next(iter(sampling))
+    with pytest.raises(ValueError, match=f"{name}.* needs to know all rows.*streaming=False"):
         AMNSTrainer(tiny_retrieval_model(processor, PERSONS), args, train_dataset=stream, processing_class=processor)
 
 

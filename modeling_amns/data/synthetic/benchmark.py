@@ -24,6 +24,7 @@ from ..benchmarks import BENCHMARKS, SYNTHETIC_MARK, Benchmark
 from ..records import SPLITS
 from .camera import CAMERAS, Shot, draw_shot
 from .captions import Caption, write_captions
+from .elsewhere import mix_colours, reword
 from .figure import draw_body
 from .people import Person, draw_people
 from .render import render_image
@@ -31,6 +32,7 @@ from .render import render_image
 GENERATOR_VERSION = "1.1"
 JPEG_QUALITY = 92
 MIN_IMAGE_SIZE = (64, 24)
+LOOKS = ("plain", "elsewhere")
 # Below this many images starting processes costs more than it saves.
 MIN_PARALLEL_IMAGES = 200
 # The folders of the real CUHK-PEDES, one for each camera.
@@ -145,6 +147,7 @@ def make_synthetic_benchmark(
     captions_per_image: int = 2,
     image_size: tuple[int, int] = (128, 48),
     num_workers: int | None = None,
+    look: str = "plain",
 ) -> Path:
     """Writes a synthetic benchmark below `root`, or finds it there.
 
@@ -160,6 +163,8 @@ def make_synthetic_benchmark(
         captions_per_image: sentences about each image.
         image_size: (height, width) in pixels, at least 64 x 24.
         num_workers: processes that draw; default one for each processor. Does not change any byte.
+        look: `elsewhere` mixes the colours of each image by chance and says other words for the same things: for a
+            checkpoint to start from that has not seen the plain look.
     Returns:
         The folder that holds `imgs/` and the annotation file.
     Raises:
@@ -182,6 +187,8 @@ def make_synthetic_benchmark(
         "captions_per_image": captions_per_image,
     }
     _check_arguments(layout, seed, sizes, image_size, num_workers)
+    if look not in LOOKS:
+        raise ValueError(f"Unknown look {look!r}; expected one of {', '.join(LOOKS)}.")
     form = LAYOUTS[layout]
     known = form.benchmark
     folder = Path(root).expanduser() / known.folder
@@ -194,12 +201,14 @@ def make_synthetic_benchmark(
         **sizes,
         "image_size": list(image_size),
     }
+    if look != LOOKS[0]:
+        about["look"] = look
     annotation = folder / form.annotation
     if _claim(folder, about, layout) and annotation.exists():
         return folder
     counts = dict(zip(SPLITS, (train_identities, val_identities, test_identities)))
     tasks = [
-        _Task(seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, image_size)
+        _Task(seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, image_size, look)
         for identity, (split, person) in enumerate(_number_people(seed, counts))
         if split in known.splits
     ]
@@ -239,7 +248,9 @@ def _claim(folder: Path, about: dict, layout: str) -> bool:
         except json.JSONDecodeError:
             found = {}
         different = [
-            f"{key} {found.get(key)!r} (asked: {value!r})" for key, value in about.items() if found.get(key) != value
+            f"{key} {found.get(key)!r} (asked: {about.get(key)!r})"
+            for key in {**about, "look": None}
+            if found.get(key) != about.get(key)
         ]
         if different:
             raise FileExistsError(
@@ -272,6 +283,7 @@ class _Task:
     layout: str
     folder: Path
     image_size: tuple[int, int]
+    look: str
 
 
 def _draw_person(task: _Task) -> list[dict]:
@@ -285,8 +297,11 @@ def _draw_person(task: _Task) -> list[dict]:
         file = task.folder / form.benchmark.images / path
         file.parent.mkdir(parents=True, exist_ok=True)
         image = render_image(task.person, body, plan.shot, task.image_size)
+        if task.look == "elsewhere":
+            seeds = np.random.SeedSequence([task.seed, 15, task.identity, index])
+            image = mix_colours(image, np.random.default_rng(seeds))
         image.save(file, "JPEG", quality=JPEG_QUALITY)
-        records.append(_record(form.benchmark, plan, path))
+        records.append(_record(form.benchmark, plan, path, task.look))
     return records
 
 
@@ -331,8 +346,10 @@ def _end_with_pool() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _record(known: Benchmark, plan: PlannedImage, path: str) -> dict:
+def _record(known: Benchmark, plan: PlannedImage, path: str, look: str) -> dict:
     captions = [caption.text for caption in plan.captions[: known.max_captions]]
+    if look == "elsewhere":
+        captions = [reword(caption) for caption in captions]
     record = {"id": plan.identity + known.first_id, known.path_field: path, "captions": captions, "split": plan.split}
     if known.tokens:
         record["processed_tokens"] = [re.findall(r"[a-z]+", caption.lower()) for caption in captions]
