@@ -100,7 +100,7 @@ def test_seeds_that_disagree_widen_the_interval():
     ("change", "text"),
     [
         ({"rows": {}}, "rows must map names to values, found nothing"),
-        ({"row": {}}, "unknown field.s. row; a grid has rows, base"),
+        ({"row": {}}, "unknown field.s. row; a grid has rows, base.*, like"),
         ({"rows": {"a": {"loss_wieghts": {"itc": 1}}}, "baseline": None}, "row a: .*loss_wieghts"),
         ({"rows": {"a": {"loss_weights": {"ict": 1}}}, "baseline": None}, "row a: There is no loss 'ict'"),
         ({"rows": {"a": {"seed": 3}}, "baseline": None}, "row a: seed can't be set"),
@@ -136,6 +136,16 @@ def test_a_file_that_is_no_grid_is_refused(tmp_path, text):
 def test_the_packages_own_grids_are_understood(tmp_path):
     for path in sorted((Path(__file__).parents[1] / "scripts" / "ablations").glob("*.yaml")):
         assert check_grid(read_grid(path), tmp_path)
+
+
+def test_a_grid_takes_the_setting_of_another_and_keeps_what_it_says_itself(tmp_path):
+    write(tmp_path / "setting.yaml", GRID)
+    rows = {"sdm": {"loss_weights": {"sdm": 1}}}
+    grid = read_grid(write(tmp_path / "grid.yaml", {"like": "setting.yaml", "rows": rows, "seeds": [7]}))
+    assert (grid.rows, grid.seeds, grid.noise_rates, grid.base) == (rows, (7,), (0, 0.5), GRID["base"])
+    assert grid.synthetic == SYNTHETIC and grid.baseline is None and not grid.about
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        read_grid(write(tmp_path / "grid.yaml", {"like": "nowhere.yaml", "rows": rows}))
 
 
 def test_options_reach_a_run_as_the_grid_has_them(tmp_path):

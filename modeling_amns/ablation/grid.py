@@ -105,13 +105,21 @@ class Grid:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """A grid from its YAML file.
+    """A grid from its YAML file; `like: OTHER.yaml` in it takes benchmark, start and base of another grid.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no grid; the text names what is wrong and what there is.
     """
-    path = Path(path)
+    content = _read(Path(path))
+    like = content.pop("like", None)
+    if like is not None:
+        setting = _read(Path(path).parent / str(like))
+        content = {name: setting[name] for name in _SETTING if name in setting} | content
+    return Grid(**content)
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no grid {path}; the package's own lie in scripts/ablations.")
     if path.stat().st_size > _MAX_BYTES:
@@ -122,9 +130,9 @@ def read_grid(path: str | Path) -> Grid:
         raise ValueError(f"{path} is not valid YAML: {in_short(error, _MAX_TOLD)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must map {', '.join(_FIELDS)} to values, found {type(content).__name__}.")
-    unknown = [str(name) for name in content if name not in _FIELDS]
+    unknown = [str(name) for name in content if name not in (*_FIELDS, "like")]
     if unknown:
-        raise ValueError(f"{path} has unknown field(s) {', '.join(unknown)}; a grid has {', '.join(_FIELDS)}.")
+        raise ValueError(f"{path} has unknown field(s) {', '.join(unknown)}; a grid has {', '.join(_FIELDS)}, like.")
     for name in ("rows", "base", "synthetic", "start"):
         _check_mapping(path, name, content.get(name), needed=name == "rows")
     for name, options in content["rows"].items():
@@ -142,7 +150,7 @@ def read_grid(path: str | Path) -> Grid:
     baseline = content.get("baseline")
     if baseline is not None and baseline not in content["rows"]:
         raise ValueError(f"{path}: baseline {baseline!r} is no row; the rows are {', '.join(content['rows'])}.")
-    return Grid(**content)
+    return content
 
 
 def check_grid(grid: Grid, start_folder: Path) -> list[Cell]:
@@ -250,6 +258,8 @@ def _check_seed(seed: float) -> None:
         raise ValueError(f"seeds must be whole numbers from 0, found {seed!r}.")
 
 
+# What one grid can take from another.
+_SETTING = ("base", "synthetic", "start", "noise_rates", "seeds")
 _FIELDS = tuple(option.name for option in fields(Grid))
 
 __all__ = ["OWN_OPTIONS", "Cell", "Grid", "as_words", "check_grid", "digest", "read_grid"]
