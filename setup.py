@@ -19,6 +19,7 @@ extras = {
     "sentence-transformers": ["sentence-transformers>=6.0"],
     "tensorboard": ["tensorboard>=2.18"],
     "trackio": ["trackio>=0.30"],
+    "video": ["av>=14"],
 }
 extras["test"] = [
     "pytest>=9",

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import importlib.util
 import platform
 import time
 from dataclasses import fields
@@ -30,10 +31,12 @@ from .adapters import (
 from .cards import PICTURES
 from .checkpoints import asked_for, missing_parts
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
+from .curves import draw_training
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
 from .disk import whole_file
 from .evaluation import EmbeddedSplit
+from .figures import shown_pairs
 from .loading import check_fit, load_start
 from .losses import IDENTITY
 from .memory import PeakMemory, peak_memory_mb
@@ -47,7 +50,7 @@ from .run_options import check_selection, read_recipe
 from .run_record import read_record
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
-from .visualization import as_seen, draw_masks, draw_pair_losses, ranking_picture, spread
+from .visualization import draw_masks, draw_pair_losses, ranking_picture
 
 logger = logging.get_logger(__name__)
 
@@ -335,7 +338,8 @@ def _noise_share(train: datasets.Dataset) -> float:
 
 
 def _draw(trainer: AMNSTrainer, processor: AMNSProcessor, embedded: EmbeddedSplit, test: datasets.DatasetDict) -> None:
-    """Writes `ranking.png` and, of a run with AWM, `mask.png`, with weighed pairs `pairs.png`.
+    """Writes `ranking.png`, of a run with AWM `mask.png`, of one that weighs pairs `pairs.png`, with matplotlib
+    `curves.png`.
 
     The run is whole without them.
     """
@@ -349,16 +353,16 @@ def _draw(trainer: AMNSTrainer, processor: AMNSProcessor, embedded: EmbeddedSpli
             truth = scores["is_clean"][:]
             known = None if None in truth else truth
             draw_pair_losses(scores["loss"][:], scores["plausible"][:], known).save(folder / "pairs.png")
+        if importlib.util.find_spec("matplotlib") is not None:
+            draw_training(trainer.state.log_history, folder / "curves.png")
     # Whatever it is: of a font, a disk, an image.
     except Exception as error:
         logger.warning(f"The run is whole in {folder}, but a picture of it could not be drawn: {error!r}")
 
 
 def _mask_picture(trainer: AMNSTrainer, processor: AMNSProcessor, test: datasets.DatasetDict) -> Image.Image:
-    queries = test["queries"].select(spread(len(test["queries"]), 6))
-    place = {image_id: row for row, image_id in enumerate(test["gallery"]["image_id"][:])}
-    images = [as_seen(test["gallery"][place[image_id]], processor) for image_id in queries["image_id"][:]]
-    batch = processor(images=images, text=queries["caption"][:], padding=True, return_tensors="pt")
+    captions, images = shown_pairs(test, processor)
+    batch = processor(images=images, text=captions, padding=True, return_tensors="pt")
     kept = trainer.keep_indices(dict(batch.to(trainer.args.device)), len(images))
     return draw_masks(images, kept, trainer.student.grid_size)
 

@@ -250,6 +250,19 @@ def read_object(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_history(folder: str | Path) -> list[dict[str, Any]]:
+    """What a run has logged while training, from `trainer_state.json`; nothing without one.
+
+    Raises:
+        ValueError: it is no list of JSON objects.
+    """
+    file = Path(folder) / "trainer_state.json"
+    history = read_object(file).get("log_history") or []
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise ValueError(f"{file}: log_history must be a list of JSON objects; remove the file or train anew.")
+    return history
+
+
 def is_number(value: object) -> bool:
     """Whether a JSON value is a finite number of up to 15 digits before its point, and no truth value."""
     # JSON knows whole numbers that no float holds, and nothing that a run measures is as large.
@@ -291,6 +304,7 @@ __all__ = [
     "find_report",
     "format_number",
     "is_number",
+    "read_history",
     "read_object",
     "weights_sha256",
 ]
