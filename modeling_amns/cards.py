@@ -75,6 +75,15 @@ CITATIONS = {
   year={2021}
 }
 """,
+    "gce": """
+@inproceedings{zhang2018gce,
+  title={Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels},
+  author={Zhang, Zhilu and Sabuncu, Mert R.},
+  booktitle={Advances in Neural Information Processing Systems (NeurIPS)},
+  note={arXiv:1805.07836: the GCE loss},
+  year={2018}
+}
+""",
     "identity": """
 @article{zheng2020dualpath,
   title={Dual-Path Convolutional Image-Text Embeddings with Instance Loss},

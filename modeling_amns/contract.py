@@ -5,9 +5,10 @@ from typing import Any, cast
 
 import datasets
 import torch
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import is_peft_model, parse_flag_from_env
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig
 from .extras import require
@@ -17,6 +18,8 @@ from .pushes import refuse_unfit_pushes
 from .report import METRICS
 from .splits import is_split, named_sets
 from .training_args import AMNSTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 TRAIN_COLUMNS = ("image", "caption", "person_id")
 SPLIT_COLUMNS = {"gallery": ("image", "person_id"), "queries": ("caption", "person_id")}
@@ -38,6 +41,8 @@ def check_training_set(
     dataset: datasets.Dataset | datasets.IterableDataset | None, args: AMNSTrainingArguments
 ) -> None:
     """Type, columns and, of a stream, that nothing is asked that needs to know all rows.
+
+    Wrong captions in identity-balanced batches are warned of.
 
     Raises:
         ValueError: it does not fit.
@@ -65,6 +70,14 @@ def check_training_set(
                     f"{name} needs to know all rows, and a stream is read in its own order. Load the training set "
                     "with streaming=False, or leave the option out."
                 )
+    elif args.instances_per_identity > 1 and "is_clean" in dataset.column_names:
+        wrong = 1 - sum(dataset["is_clean"][:]) / max(1, len(dataset))
+        if wrong:
+            logger.warning(
+                f"{wrong:.0%} of the captions are wrong, and instances_per_identity {args.instances_per_identity} "
+                "makes each of them a positive of all images of its person in the batch. instances_per_identity 0 "
+                "spoils one row by it, not as many."
+            )
 
 
 def check_eval_sets(eval_dataset: object, args: AMNSTrainingArguments, own_metrics: bool) -> None:
@@ -120,6 +133,12 @@ def prepare_model(model: nn.Module, args: AMNSTrainingArguments, person_ids: Seq
     elif isinstance(classifier, nn.Module):
         # Else it would be the one part without a gradient, which distributed training has to know of.
         classifier.requires_grad_(False)
+    if args.freeze_patch_embedding:
+        if is_peft_model(model):
+            raise ValueError(
+                "freeze_patch_embedding can't be used with adapters: nothing else is trained. Leave it out."
+            )
+        encoder.vision_model.embeddings.patch_embedding.requires_grad_(False)
     # A fixed temperature: the checkpoint's own scale is set to it, so that saved logits mean what was trained.
     encoder.logit_scale.data.fill_(-torch.tensor(args.temperature).log().item())
     encoder.logit_scale.requires_grad_(False)

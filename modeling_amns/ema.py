@@ -1,5 +1,6 @@
 """The teacher of AWM: an exponential moving average of the image encoder, over torch's `AveragedModel`."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -31,16 +32,18 @@ class _InTypesOf(nn.Module):
 class ImageTeacher(AveragedModel):
     """theta' <- m theta' + (1 - m) theta after every optimizer step, float32, without gradient, always in eval mode.
 
-    The decay m ramps up: at update t = 1, 2, ... it is min(decay, (1 + t) / (10 + t)), beginning with 2/11, so that an
-    early teacher is not the random start. When the student is float32 or lower the average stays float32: a step of
-    (1 - m) would vanish in bfloat16.
+    With `ramp` the decay m rises: at update t = 1, 2, ... it is min(decay, (1 + t) / (10 + t)), beginning with 2/11,
+    so that an early teacher is not the random start. A pretrained start is worth keeping: without `ramp` m is `decay`
+    from the first update, as A-CLIP's begins at 0.996. When the student is float32 or lower the average stays float32:
+    a step of (1 - m) would vanish in bfloat16.
 
     Args:
         model: the student, an `AMNSModel`, of which it copies the image side (`image_side`).
         decay: final m, in [0, 1).
+        ramp: raise m to it, for a student that starts from scratch.
     """
 
-    def __init__(self, model: MaskedEncoder, decay: float = 0.999):
+    def __init__(self, model: MaskedEncoder, decay: float = 0.999, ramp: bool = True):
         if not 0 <= decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), found {decay}.")
         self.decay = decay
@@ -49,7 +52,8 @@ class ImageTeacher(AveragedModel):
         if next(self.module.parameters()).dtype in (torch.bfloat16, torch.float16):
             self.float()
         # AveragedModel copies at its first update; ours averages from the start, beginning with the copy made here.
-        self.n_averaged.fill_(1)
+        # Without a ramp the count begins where it ends: so a checkpoint knows how its teacher goes on.
+        self.n_averaged.fill_(1 if ramp else max(1, math.ceil((10 * decay - 1) / (1 - decay))))
         self.eval()
 
     def train(self, mode: bool = True) -> "ImageTeacher":

@@ -127,7 +127,7 @@ def bsdm(
         nats, float32 [B].
     Raises:
         ValueError: shapes differ, a row has no positive, or an option of `inverse_sdm` is not valid.
-    Source: AMNS (arXiv 2409.06385), BSDM; its kin: Wang et al. (ICCV 2019, arXiv 1908.06112), equation 7.
+    Source: AMNS (arXiv 2409.06385), BSDM; its kin: Wang et al. (ICCV 2019, arXiv 1908.06112).
 
     ```python
     >>> import torch
@@ -153,7 +153,7 @@ def gce(logits: Tensor, positives: Tensor, q: float = 0.7) -> Tensor:
         (1 - m^q) / q with m the sum of p over the positives, float32 [B].
     Raises:
         ValueError: shapes differ, a row has no positive, or `q` is not valid.
-    Source: Zhang and Sabuncu (NeurIPS 2018, arXiv 1805.07836), equation 6; 0.7 is theirs.
+    Source: Zhang and Sabuncu (NeurIPS 2018, arXiv 1805.07836), the loss L_q; 0.7 is theirs.
     """
     if not 0 < q <= 1:
         raise ValueError(f"gce: q must lie in (0, 1], found {q}.")

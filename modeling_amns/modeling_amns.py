@@ -194,6 +194,12 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         """Rows and columns of the patches."""
         return self.config.vision_config.grid_size
 
+    @property
+    def patch_and_stride(self) -> tuple[int, int]:
+        """Side of a patch, and the step from one to the next, in pixels."""
+        vision = self.config.vision_config
+        return vision.patch_size, vision.stride or vision.patch_size
+
     def image_side(self) -> AMNSImageTower:
         """Image encoder and projection as one module, shared and not copied: what a teacher averages."""
         return AMNSImageTower(self.vision_model, self.visual_projection)

@@ -59,6 +59,10 @@ class MaskedEncoder(Embedder, Protocol):
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of the patches."""
 
+    @property
+    def patch_and_stride(self) -> tuple[int, int]:
+        """Side of a patch, and the step from one to the next, in pixels."""
+
     def image_side(self) -> nn.Module:
         """The modules that embed images, shared and not copied; an `ImageTower`."""
 

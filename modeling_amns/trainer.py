@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers.trainer_utils import BestRun, HPSearchBackend
@@ -24,26 +22,21 @@ from .contract import (
 )
 from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
 from .data.sampler import IdentitySampler, RandomPairSampler, refuse_no_batch
-from .data.transforms import erase_boxes, jitter_colors
 from .disk import RESUME, whole_model
-from .ema import ImageTeacher
 from .gradient_cache import cached_backward
 from .losses import IDENTITY
-from .masking import patch_scores, select_patches
+from .masked_training import TEACHER_FILE, MasksPatches
 from .modeling_amns import AMNSPersonRetrievalOutput
 from .objective import LossRecord, NonFiniteLossError, StepKeeper, loss_parts, pair_losses
 from .pair_weighting import PairKeeper, WeighsPairs
 from .protocols import PairProcessor
 from .pushes import PushesCheckpoints
 from .resuming import EpochTeller
-from .splits import EvaluatesSplits, Split
+from .splits import Split
 from .training_args import AMNSTrainingArguments
 
-TEACHER_FILE = "teacher.safetensors"
-_BATCH = ("images", "input_ids", "attention_mask", "person_ids", "rows")
 
-
-class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WeighsPairs):
+class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
@@ -136,7 +129,6 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WeighsPairs):
         self.pairs_of_person: Tensor | None = None
         if self.person_ids and args.options_of(IDENTITY).get("weighting") == "balanced":
             self.pairs_of_person = torch.bincount(torch.tensor(self.person_ids)).to(args.device)
-        self.teacher: ImageTeacher | None = None
         self.record = LossRecord()
         self._start_averages()
         self.add_callback(StepKeeper(self))
@@ -145,7 +137,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WeighsPairs):
 
     def _start_averages(self) -> None:
         self.start_memory(None if self.person_ids is None else len(self.person_ids))
-        self.teacher = ImageTeacher(self.student, self.args.ema_decay) if self.args.keep_ratio < 1 else None
+        self.start_teacher()
 
     def call_model_init(self, trial: object = None) -> nn.Module:
         """As `Trainer`: the model that `model_init` makes, made ready for training."""
@@ -212,7 +204,7 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WeighsPairs):
             for name, parameter in model.named_parameters():
                 if not parameter.requires_grad:
                     continue
-                # As IRRA: a bias gets its own factor, in new parts too.
+                # A bias gets its own factor, in new parts too; in IRRA's code that of new parts wins there.
                 factor = 1.0
                 if name.endswith(".bias"):
                     factor = args.bias_lr_multiplier
@@ -289,23 +281,6 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WeighsPairs):
         chunks = [{name: value[start : start + size] for name, value in prepared.items()} for start in starts]
         return cached_backward(model, chunks, forward, loss_backward)
 
-    def _model_inputs(self, inputs: Mapping[str, Tensor], chunk_size: int | None = None) -> dict[str, Tensor]:
-        """Augmented pixels, tokens and, under AWM, the patches that the student sees (teacher in chunks)."""
-        missing = [name for name in _BATCH if name not in inputs]
-        if missing:
-            raise ValueError(f"data_collator left out {', '.join(missing)}; see PairCollator for what a batch holds.")
-        images = inputs["images"]
-        if "jitter" in inputs:
-            images = jitter_colors(images, inputs["jitter"])
-        pixel_values = self.processor.normalize_images(images)
-        if "erase" in inputs:
-            pixel_values = erase_boxes(pixel_values, inputs["erase"])
-        prepared = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        prepared["pixel_values"] = pixel_values
-        if self.teacher is not None:
-            prepared["keep_indices"] = self.keep_indices(prepared, chunk_size or len(images))
-        return prepared
-
     def _loss(self, outputs: AMNSPersonRetrievalOutput, inputs: Mapping[str, Tensor]) -> Tensor:
         rows, person_ids = inputs["rows"], inputs["person_ids"]
         parts = self._loss_parts(outputs, person_ids, rows)
@@ -333,33 +308,6 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WeighsPairs):
             "precision, or start from its weights with a smaller learning rate: --model_name_or_path."
         )
 
-    @torch.no_grad()
-    def keep_indices(self, prepared: dict[str, Tensor], chunk_size: int) -> Tensor:
-        """The patches that the teacher leaves, int64 [B, K], of `pixel_values` (and tokens, for mask_score text)."""
-        args, teacher, pixel_values = self.args, cast(ImageTeacher, self.teacher), prepared["pixel_values"]
-        teacher.to(pixel_values.device)
-        text_embeds = generator = None
-        if args.mask_score == "text":
-            tokens = {name: prepared[name] for name in ("input_ids", "attention_mask")}
-            text_embeds = self.student.get_text_features(**tokens).pooler_output
-        elif args.mask_score == "random":
-            # From the step alone, so that a resumed run masks as an uninterrupted one.
-            place = [args.seed, self.state.global_step, self.record.micro_batches, args.process_index]
-            generator = torch.Generator(pixel_values.device)
-            generator.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
-        scores = [
-            patch_scores(
-                args.mask_score,
-                teacher,
-                pixel_values[start : start + chunk_size],
-                None if text_embeds is None else text_embeds[start : start + chunk_size],
-                args.mask_last_layers,
-                generator,
-            )
-            for start in range(0, len(pixel_values), chunk_size)
-        ]
-        return select_patches(torch.cat(scores), args.keep_ratio, self.student.grid_size, args.mask_block)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss part since the last log, over all processes."""
         if "loss" in logs:
@@ -372,27 +320,6 @@ class AMNSTrainer(EvaluatesSplits, PushesCheckpoints, WeighsPairs):
         with whole_model(output_dir or str(self.args.output_dir), RESUME) as folder:
             super()._save(str(folder), state_dict)
             save_configuration(self.accelerator.unwrap_model(self.model), folder)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.teacher is not None and self.args.should_save:
-            save_file(
-                {name: value.contiguous() for name, value in self.teacher.state_dict().items()},
-                Path(output_dir) / TEACHER_FILE,
-            )
-
-    def _check_state(self, checkpoint: Path) -> None:
-        super()._check_state(checkpoint)
-        if self.teacher is not None and not (checkpoint / TEACHER_FILE).is_file():
-            raise FileNotFoundError(
-                f"{checkpoint} has no {TEACHER_FILE}, so it was written with keep_ratio 1. Resume with the options "
-                "that it was started with, or start from its weights with --model_name_or_path."
-            )
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.teacher is not None:
-            self.teacher.load_state_dict(load_file(Path(checkpoint) / TEACHER_FILE))
 
 
 __all__ = ["TEACHER_FILE", "AMNSTrainer", "NonFiniteLossError"]

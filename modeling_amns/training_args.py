@@ -12,7 +12,7 @@ from transformers.utils import is_in_notebook
 
 from .data.transforms import Augmentation
 from .losses import IDENTITY, check_options, loss_names
-from .masking import MASK_SCORES
+from .masking import MASK_IMAGES, MASK_SCORES
 
 LOSS_NAMES = loss_names()
 PAIR_WEIGHTINGS = ("none", "mixture", "selection")
@@ -122,9 +122,19 @@ class AMNSTrainingArguments(TrainingArguments):
     mask_score: str = field(
         default="attention", metadata={"help": "How the teacher scores patches: " + ", ".join(MASK_SCORES) + "."}
     )
+    mask_image: str = field(
+        default="raw",
+        metadata={"help": "What the teacher scores: raw, the image before jitter and erasing, or augmented."},
+    )
     mask_last_layers: int = field(default=1, metadata={"help": "Layers averaged by mask_score attention_last."})
     mask_block: int = field(default=1, metadata={"help": "Patches are kept in blocks of this side; A-CLIP uses 2."})
+    unmasked_share: float = field(
+        default=0.0, metadata={"help": "Last share of the steps that show whole images, in [0, 1); 0.1 is a tenth."}
+    )
     ema_decay: float = field(default=0.999, metadata={"help": "Final decay of the teacher, in [0, 1)."})
+    ema_ramp: bool | None = field(
+        default=None, metadata={"help": "Raise the decay from 2/11 at first; default: only from scratch."}
+    )
 
     # Sampling and augmentation
     instances_per_identity: int = field(
@@ -144,6 +154,10 @@ class AMNSTrainingArguments(TrainingArguments):
     )
     bias_lr_multiplier: float = field(
         default=2.0, metadata={"help": "Learning rate of biases, times; biases and norms have no weight decay."}
+    )
+    freeze_patch_embedding: bool = field(
+        default=False,
+        metadata={"help": "Leave the first layer of the image encoder as it is, as TBPS-CLIP and A-CLIP."},
     )
 
     # Pushing
@@ -198,6 +212,13 @@ class AMNSTrainingArguments(TrainingArguments):
             raise ValueError(f"keep_ratio must lie in (0, 1], found {self.keep_ratio}; 1 keeps every patch.")
         if self.mask_score not in MASK_SCORES:
             raise ValueError(f"mask_score must be one of {', '.join(MASK_SCORES)}, found {self.mask_score!r}.")
+        if self.mask_image not in MASK_IMAGES:
+            raise ValueError(f"mask_image must be one of {', '.join(MASK_IMAGES)}, found {self.mask_image!r}.")
+        if not 0 <= self.unmasked_share < 1:
+            raise ValueError(
+                f"unmasked_share must lie in [0, 1), found {self.unmasked_share}; keep_ratio 1 shows whole images in "
+                "all steps."
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), found {self.ema_decay}.")
         if not self.temperature > 0:
@@ -240,16 +261,27 @@ class AMNSTrainingArguments(TrainingArguments):
                 raise ValueError(f"{option.name}={value!r} can't be used: {REFUSED[option.name]}. Leave it out.")
 
     def _refuse_without_mask(self) -> None:
-        names: tuple[str, ...] = ()
-        off = ""
-        if self.keep_ratio == 1:
-            names, off = ("mask_score", "mask_last_layers", "mask_block", "ema_decay"), "keep_ratio 1 hides no patch"
-        elif self.mask_score != "attention_last":
-            names, off = ("mask_last_layers",), "only mask_score attention_last averages some layers"
+        of_teacher = ("mask_image", "ema_decay", "ema_ramp")
+        without = {
+            "keep_ratio 1 hides no patch": (
+                ("mask_score", "mask_last_layers", "mask_block", "unmasked_share", *of_teacher),
+                self.keep_ratio == 1,
+            ),
+            "mask_score random asks no teacher": (of_teacher, self.mask_score == "random"),
+            "only mask_score attention_last averages some layers": (
+                ("mask_last_layers",),
+                self.mask_score != "attention_last",
+            ),
+            "without augment_erasing and augment_color_jitter both images are one": (
+                ("mask_image",),
+                not self.augment_erasing and not self.augment_color_jitter,
+            ),
+        }
         defaults = {option.name: option.default for option in fields(self)}
-        idle = [name for name in names if getattr(self, name) != defaults[name]]
-        if idle:
-            raise ValueError(f"{', '.join(idle)} can't be used: {off}. Leave out what has no effect.")
+        for off, (names, applies) in without.items():
+            idle = [name for name in names if applies and getattr(self, name) != defaults[name]]
+            if idle:
+                raise ValueError(f"{', '.join(idle)} can't be used: {off}. Leave out what has no effect.")
 
     def _check_losses(self) -> None:
         for name in ("loss_weights", "loss_options"):

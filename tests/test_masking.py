@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from modeling_amns.ema import ImageTeacher
-from modeling_amns.masking import MASK_SCORES, patch_scores, select_patches
+from modeling_amns.masking import MASK_SCORES, erased_patches, patch_scores, select_patches
 
 
 @pytest.mark.parametrize("keep_ratio", [0.1, 0.3, 0.5, 0.7, 0.99, 1.0])
@@ -63,6 +64,51 @@ def test_blocks_need_the_grid_of_the_patches():
         select_patches(torch.zeros(1, 6), 0.5, grid=(2, 2), block=2)
 
 
+@pytest.mark.parametrize("patch, stride, size", [(8, 8, (64, 32)), (8, 5, (64, 33)), (7, 7, (30, 20))])
+def test_a_patch_is_erased_when_most_of_its_pixels_are(patch, stride, size):
+    grid = ((size[0] - patch) // stride + 1, (size[1] - patch) // stride + 1)
+    generator = np.random.default_rng(0)
+    boxes = [[0, 0, 0, 0], [0, 0, *size]]
+    for _ in range(20):
+        top, left = generator.integers(0, size[0]), generator.integers(0, size[1])
+        boxes.append([top, left, generator.integers(top, size[0] + 1), generator.integers(left, size[1] + 1)])
+    got = erased_patches(torch.tensor(np.array(boxes)), grid, patch, stride).reshape(len(boxes), *grid)
+    for (top, left, bottom, right), patches in zip(boxes, got.tolist()):
+        pixels = np.zeros(size)
+        pixels[top:bottom, left:right] = 1
+        for row in range(grid[0]):
+            for column in range(grid[1]):
+                y, x = row * stride, column * stride
+                assert patches[row][column] == (pixels[y : y + patch, x : x + patch].mean() > 0.5)
+    assert got[1].all() and not got[0].any() and 0 < got[2:].float().mean() < 1
+
+
+@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_erased_patches_are_kept_only_when_nothing_else_is_left(block, share):
+    """Though their scores are the best; by score go the others, and so do the erased ones among themselves."""
+    grid = (8, 4)
+    scores = torch.rand(2, 32, generator=torch.Generator().manual_seed(0))
+    erased = torch.zeros(2, 32, dtype=torch.bool)
+    erased[0, 3 : 3 + int(share * 32)] = True
+    scores[erased] += 10
+    kept = select_patches(scores, 0.5, grid, block, erased)
+    assert kept.shape == (2, 16)
+    left = erased[0].logical_not().nonzero()[:, 0].tolist()
+    assert set(kept[0].tolist()) <= set(left) if len(left) >= 16 else set(left) < set(kept[0].tolist())
+    assert torch.equal(kept[1], select_patches(scores, 0.5, grid, block)[1])
+    if block == 1:
+        order = sorted(range(32), key=lambda patch: (bool(erased[0, patch]), -float(scores[0, patch])))
+        assert kept[0].tolist() == sorted(order[:16])
+
+
+def test_the_worst_patches_are_those_that_attention_leaves(model, pixels):
+    teacher = ImageTeacher(model)
+    best, worst = (select_patches(patch_scores(kind, teacher, pixels), 0.5) for kind in ("attention", "worst"))
+    for one, other in zip(best.tolist(), worst.tolist()):
+        assert sorted(one + other) == list(range(32))
+
+
 def test_attention_score_is_the_teachers_own_and_last_layers_differ(model, pixels):
     teacher = ImageTeacher(model)
     scores = patch_scores("attention", teacher, pixels)
@@ -110,6 +156,27 @@ def test_the_teacher_follows_the_ramped_average_of_the_student(model):
         expected = decay * expected + (1 - decay) * model.visual_projection.weight.detach().double()
     assert torch.allclose(teacher.module.visual_projection.weight.double(), expected, rtol=1e-5)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
+def test_without_a_ramp_the_decay_is_the_final_one_from_the_first_update(model, decay):
+    teacher = ImageTeacher(model, decay, ramp=False)
+    start = model.visual_projection.weight.detach().double().clone()
+    expected = start.clone()
+    for _ in range(3):
+        with torch.no_grad():
+            model.visual_projection.weight.add_(1)
+        teacher.update(model)
+        expected = decay * expected + (1 - decay) * model.visual_projection.weight.detach().double()
+    assert torch.allclose(teacher.module.visual_projection.weight.double(), expected, rtol=1e-5)
+    # Whoever reads the state goes on without a ramp, however its teacher was made.
+    other = ImageTeacher(model, decay)
+    other.load_state_dict(teacher.state_dict())
+    with torch.no_grad():
+        model.visual_projection.weight.add_(1)
+    other.update(model)
+    expected = decay * expected + (1 - decay) * model.visual_projection.weight.detach().double()
+    assert torch.allclose(other.module.visual_projection.weight.double(), expected, rtol=1e-5)
 
 
 def test_the_teacher_of_a_bfloat16_student_is_float32_and_does_not_lose_small_steps(model):

@@ -1,10 +1,12 @@
 """Recipes and options of a run: what is read how, and what is refused before data are."""
 
 import pytest
+import yaml
 
 from modeling_amns import AMNSTrainingArguments
+from modeling_amns.data.benchmarks import BENCHMARKS
 from modeling_amns.recipe import ModelArguments, parse_arguments
-from modeling_amns.run_options import check_selection, read_recipe
+from modeling_amns.run_options import RECIPES, check_selection, read_recipe
 
 
 def recipe(tmp_path, text: str, *words: str):
@@ -26,6 +28,35 @@ def test_no_is_a_word_where_words_are_expected_and_false_where_truth_is(tmp_path
 @pytest.mark.parametrize("word, value", [("true", "true"), ("no", "no")])
 def test_resuming_is_asked_for_in_words(tmp_path, word, value):
     assert recipe(tmp_path, f"resume_from_checkpoint: {word}\n")[2].resume_from_checkpoint == value
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES[0].glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_recipe_of_the_package_is_read_and_says_how_it_is_started(file, tmp_path):
+    data, start, args = parse_arguments(
+        ["--config", file.stem, "--output_dir", str(tmp_path), "--report_to", "none", "--use_cpu", "true"]
+    )
+    assert data.benchmark in BENCHMARKS
+    head = file.read_text().split("\nbenchmark:")[0]
+    assert head.startswith("# ")
+    if start.model_name_or_path:
+        # The peers' surroundings, in float32; and what differs from them stands in the head.
+        assert f"train.py --config scripts/recipes/{file.name} --data_root DIR" in head and "half precision" in head
+        assert (args.adam_epsilon, args.learning_rate, args.num_train_epochs) == (1e-3, 1e-5, 60)
+        assert args.per_device_train_batch_size == 64 and 0.15 <= args.augment_text <= 0.2
+        assert start.image_size == [384, 128] and args.max_grad_norm == 0
+
+
+def test_the_recipes_are_those_of_the_benchmarks_and_the_peers():
+    assert {"cuhk_pedes", "icfg_pedes", "rstpreid", "irra", "rde", "quickstart"} <= {
+        file.stem for file in RECIPES[0].glob("*.yaml")
+    }
+    peers = {name: read_recipe(name, {"loss_weights", "keep_ratio", *_fields(name)}) for name in ("irra", "rde")}
+    assert set(peers["irra"]["loss_weights"]) == {"sdm", "identity"} and peers["irra"]["keep_ratio"] == 1
+    assert peers["rde"]["loss_weights"] == {"tal": pytest.approx(1 / peers["rde"]["temperature"], rel=1e-3)}
+
+
+def _fields(name):
+    return yaml.safe_load((RECIPES[0] / f"{name}.yaml").read_text())
 
 
 def test_an_empty_recipe_and_a_list_are_no_recipes(tmp_path):

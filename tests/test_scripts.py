@@ -120,7 +120,7 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys, re
 
 def test_a_recipe_or_checkpoint_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     code, said = run_here(monkeypatch, capsys, "train.py", "--config", tmp_path / "none.yaml")
-    assert code == 1 and "the package's own are cuhk_pedes, quickstart" in said
+    assert code == 1 and "the package's own are cuhk_pedes, icfg_pedes, irra, quickstart, rde, rstpreid" in said
     code, said = run_here(monkeypatch, capsys, "evaluate.py", tmp_path, "--data_root", tmp_path)
     assert code == 1 and "Traceback" not in said and str(tmp_path) in said
 

@@ -4,13 +4,16 @@ import datasets
 import pytest
 import torch
 from conftest import CAPTIONS, IMAGE_SIZE, tiny_retrieval_model
+from torch.nn import functional as F
 from training_run import PAIRS, PERSONS, as_split, make_trainer, tiny_pairs
 from transformers import TrainerCallback
 
 from modeling_amns import AMNSForPersonRetrieval, AMNSModel, AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
+from modeling_amns.ema import ImageTeacher
 from modeling_amns.embedding import embed_images, embed_texts
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.losses import bsdm, identity_loss, matching_loss, waf
+from modeling_amns.masking import MASK_SCORES
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts_and_each_is_logged(tmp_path):
@@ -79,7 +82,7 @@ def test_awm_off_trains_without_a_teacher(tmp_path):
     assert trainer.teacher is None
 
 
-@pytest.mark.parametrize("score", ["attention", "attention_last", "text", "random"])
+@pytest.mark.parametrize("score", MASK_SCORES)
 def test_each_score_hides_patches_from_the_student_only_in_training(tmp_path, score):
     trainer = make_trainer(tmp_path, mask_score=score, keep_ratio=0.25, per_device_train_batch_size=8, max_steps=1)
     counts = []
@@ -89,6 +92,51 @@ def test_each_score_hides_patches_from_the_student_only_in_training(tmp_path, sc
     trainer.evaluate()
     assert {tokens for training, tokens in counts if training} == {9}
     assert {tokens for training, tokens in counts if not training} == {33}
+
+
+@pytest.mark.parametrize("score", ["attention", "random"])
+@pytest.mark.parametrize("image", ["raw", "augmented"])
+def test_the_teacher_scores_the_image_that_is_asked_for_and_no_erased_patch_is_kept(tmp_path, score, image):
+    options = {"mask_image": image} if score != "random" else {}
+    trainer = make_trainer(
+        tmp_path, mask_score=score, keep_ratio=0.5, augment_erasing=1.0, augment_color_jitter=0.3,
+        per_device_train_batch_size=8, **options,
+    )  # fmt: skip
+    batch = next(iter(trainer.get_train_dataloader()))
+    seen = []
+    attention = trainer.teacher.cls_attention
+    trainer.teacher.cls_attention = lambda pixels: seen.append(pixels.clone()) or attention(pixels)
+    inputs = trainer._model_inputs(batch)
+    if score == "attention":
+        raw = trainer.processor.normalize_images(batch["images"])
+        assert torch.equal(seen[0], raw if image == "raw" else inputs["pixel_values"])
+        assert not torch.equal(raw, inputs["pixel_values"])
+    # Patches that are nothing but the mean colour are erased: none of them, of 32 there are enough others.
+    blank = F.max_pool2d(inputs["pixel_values"].abs(), 8).amax(1).flatten(1) == 0
+    assert blank.any() and not blank.gather(1, inputs["keep_indices"]).any()
+
+
+def test_the_last_share_of_the_steps_shows_whole_images(tmp_path):
+    trainer = make_trainer(
+        tmp_path, keep_ratio=0.25, unmasked_share=0.4, per_device_train_batch_size=8, max_steps=5, ema_ramp=False
+    )
+    counts = []
+    layer = trainer.model.amns.vision_model.encoder.layers[0]
+    layer.register_forward_hook(
+        lambda module, args, output: counts.append(args[0].shape[1]) if module.training else None
+    )
+    trainer.train()
+    assert counts == [9, 9, 9, 33, 33]
+
+
+def test_the_decay_of_the_teacher_rises_only_from_scratch_or_when_it_is_asked_to(tmp_path):
+    trainer = make_trainer(tmp_path)
+    first = {}
+    for start, asked in (("", None), ("start", None), ("start", True), ("", False)):
+        trainer.model.name_or_path, trainer.args.ema_ramp = start, asked
+        trainer.start_teacher()
+        first[start, asked] = ImageTeacher.decay_at(int(trainer.teacher.n_averaged), 0.999)
+    assert list(first.values()) == [2 / 11, 0.999, 2 / 11, 0.999]
 
 
 def test_learning_rates_go_by_group(tmp_path):
@@ -208,6 +256,8 @@ def test_a_streamed_training_set_trains_to_the_weights_of_the_map_style_one(tmp_
         ({"loss_weights": {}}, "loss_weights is empty"),
         ({"mask_score": "gradient"}, "mask_score must be one of"),
         ({"ema_decay": 1.0}, "ema_decay"),
+        ({"mask_image": "erased"}, "mask_image must be one of raw, augmented"),
+        ({"unmasked_share": 1.0}, r"unmasked_share must lie in \[0, 1\)"),
         ({"temperature": -1.0}, "temperature must be above 0"),
         ({"temperature": float("nan")}, "temperature must be above 0"),
         ({"instances_per_identity": 3}, "no multiple of instances_per_identity 3"),

@@ -13,9 +13,11 @@ from transformers.trainer_utils import HPSearchBackend
 
 from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
 from modeling_amns.checkpoints import WholeCheckpoints
+from modeling_amns.contract import check_training_set
 from modeling_amns.data.collator import PairCollator
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.losses import itc, matching_loss, register_loss
+from modeling_amns.masked_training import MasksPatches
 from modeling_amns.pair_weighting import WeighsPairs
 from modeling_amns.pushes import PushesCheckpoints
 from modeling_amns.resuming import ResumesExactly
@@ -119,7 +121,8 @@ def test_the_hooks_of_trainer_are_as_we_know_them(name):
 
 
 def test_no_hook_is_overridden_without_being_known():
-    kinds = (AMNSTrainer, EvaluatesSplits, PushesCheckpoints, WeighsPairs, WholeCheckpoints, ResumesExactly)
+    kinds = (AMNSTrainer, MasksPatches, EvaluatesSplits, PushesCheckpoints)
+    kinds += (WeighsPairs, WholeCheckpoints, ResumesExactly)
     own = {name for kind in kinds for name in vars(kind)}
     overridden = {name for name in own if callable(getattr(Trainer, name, None)) and name in vars(Trainer)}
     assert overridden == set(HOOKS)
@@ -169,6 +172,11 @@ def test_the_dual_encoder_alone_is_refused_and_what_to_load_is_said(tmp_path, mo
         ({"metric_for_best_model": "eval_loss"}, "evaluation ranks and computes no loss"),
         ({"keep_ratio": 1.0, "mask_score": "text"}, "mask_score can't be used: keep_ratio 1 hides no patch"),
         ({"mask_last_layers": 2}, "mask_last_layers can't be used: only mask_score attention_last"),
+        ({"keep_ratio": 1.0, "unmasked_share": 0.1}, "unmasked_share can't be used: keep_ratio 1 hides no patch"),
+        ({"keep_ratio": 1.0, "ema_ramp": False}, "ema_ramp can't be used: keep_ratio 1 hides no patch"),
+        ({"mask_score": "random", "mask_image": "augmented"}, "mask_image can't be used: mask_score random asks no"),
+        ({"mask_score": "random", "ema_decay": 0.9}, "ema_decay can't be used: mask_score random asks no teacher"),
+        ({"mask_image": "augmented", "augment_erasing": 0.0}, "mask_image can't be used: without augment_erasing"),
         ({"instances_per_identity": 2, "train_sampling_strategy": "group_by_length"}, "would have no effect"),
         ({"instances_per_identity": 2, "auto_find_batch_size": True}, "auto_find_batch_size"),
         ({"gradient_cache_chunk_size": 2, "torch_empty_cache_steps": 1}, "torch_empty_cache_steps has no effect"),
@@ -337,6 +345,26 @@ def test_a_search_maximises_the_figure_that_selects(several, monkeypatch):
     assert (objective({"eval_a_mAP": 7.0, "eval_b_mAP": 8.0}), trials, direction) == (7.0, 3, "maximize")
 
 
+def test_the_first_layer_stays_as_it_is_when_it_is_frozen(tmp_path):
+    trainer = make_trainer(
+        tmp_path, freeze_patch_embedding=True, per_device_train_batch_size=8, max_steps=1, learning_rate=1e-2
+    )
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    same = {name for name, value in trainer.model.state_dict().items() if torch.equal(value, before[name])}
+    assert "amns.vision_model.embeddings.patch_embedding.weight" in same
+    assert not any("encoder.layers" in name and "weight" in name for name in same)
+
+
+@pytest.mark.parametrize("instances, clean, warned", [(2, False, True), (2, True, False), (0, False, False)])
+def test_wrong_captions_in_batches_by_person_are_warned_of(tmp_path, caplog, instances, clean, warned):
+    args = AMNSTrainingArguments(output_dir=str(tmp_path), instances_per_identity=instances, use_cpu=True)
+    pairs = tiny_pairs(tmp_path)
+    pairs = pairs.add_column("is_clean", [clean or row % 4 > 0 for row in range(len(pairs))])
+    check_training_set(pairs, args)
+    assert ("25% of the captions are wrong, and instances_per_identity 2" in caplog.text) == warned
+
+
 def test_an_own_loss_is_trained_with_its_options(several, own_losses):
     register_loss("scaled", lambda logits, positives, factor=1.0: factor * itc(logits, positives))
     trainer = several.trainer(loss_weights={"scaled": 0.5}, loss_options={"scaled": {"factor": 3.0}}, max_steps=1)
@@ -354,7 +382,7 @@ def test_a_balanced_identity_loss_is_told_how_many_pairs_each_person_has(tmp_pat
     batch = next(iter(trainer.get_train_dataloader()))
     outputs = trainer.model(**trainer._model_inputs(batch))
     # Of the first 11 pairs the persons 0, 1 and 2 have two, the other five one: 11 / 8 is the mean.
-    got = trainer._loss_parts(outputs, batch["person_ids"])["identity"].item()
+    got = trainer._loss_parts(outputs, batch["person_ids"], batch["rows"])["identity"].item()
     want = 0.0
     for logits in (outputs.image_identity_logits, outputs.text_identity_logits):
         for row, person in zip(logits.log_softmax(1).tolist(), batch["person_ids"].tolist()):

@@ -1,5 +1,8 @@
 """Augmentation: batch against one image at a time, distributions, determinism."""
 
+import math
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +110,44 @@ def test_draws_depend_on_their_generator_alone_and_have_the_stated_ranges():
     assert (boxes[:, 2] <= HEIGHT).all() and (boxes[:, 3] <= WIDTH).all()
     jitter = np.stack([one["jitter"] for one in drawn])
     assert 0.8 <= jitter.min() < 0.85 and 1.15 < jitter.max() <= 1.2
+
+
+def torchvision_box(generator, height, width):
+    """As torchvision's RandomErasing draws it, with scale (0.02, 0.4) and ratio (0.3, 3.3)."""
+    for _ in range(10):
+        area = height * width * generator.uniform(0.02, 0.4)
+        ratio = math.exp(generator.uniform(math.log(0.3), math.log(3.3)))
+        rows, columns = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if rows < height and columns < width:
+            top, left = generator.randint(0, height - rows), generator.randint(0, width - columns)
+            return top, left, top + rows, left + columns
+    return 0, 0, 0, 0
+
+
+def test_boxes_are_distributed_as_those_of_torchvision_and_never_cross_the_image():
+    height, width, count = 384, 128, 4000
+    augmentation, generator = Augmentation(erasing=1.0), random.Random(0)
+    got = np.stack([augmentation.draw(np.random.default_rng([0, i]), height, width)["erase"] for i in range(count)])
+    want = np.array([torchvision_box(generator, height, width) for _ in range(count)])
+    for boxes in (got, want):
+        rows, columns = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        assert rows.max() < height and columns.max() < width and boxes.min() >= 0
+        assert (boxes[:, 2] <= height).all() and (boxes[:, 3] <= width).all()
+    # Corners, heights, widths and areas, by their quantiles: of 4,000 draws the largest gap is about 0.03.
+    for of in (lambda b: b[:, 0], lambda b: b[:, 1], lambda b: b[:, 2] - b[:, 0], lambda b: b[:, 3] - b[:, 1],
+               lambda b: (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])):  # fmt: skip
+        one, other = np.sort(of(got)), np.sort(of(want))
+        at = np.union1d(one, other)
+        gap = np.abs(np.searchsorted(one, at, "right") - np.searchsorted(other, at, "right")).max() / count
+        assert gap < 0.043
+
+
+def test_what_is_drawn_after_the_box_does_not_depend_on_it():
+    jitters = [
+        Augmentation(erasing=chance, color_jitter=0.2).draw(np.random.default_rng(5), HEIGHT, WIDTH)["jitter"]
+        for chance in (0.0, 1.0)
+    ]
+    assert np.array_equal(*jitters)
 
 
 def test_text_augmentation_masks_replaces_and_removes_at_the_stated_shares():

@@ -14,6 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+ERASING_ATTEMPTS = 10
+
 
 @dataclass
 class Augmentation:
@@ -22,7 +24,8 @@ class Augmentation:
     Args:
         flip: probability of a horizontal flip.
         crop_padding: the image is padded by this many black pixels on each side and cropped back at random.
-        erasing: probability that a rectangle is replaced by the mean colour (random erasing, arXiv 1708.04896).
+        erasing: probability that a rectangle is replaced by the mean colour (random erasing, arXiv 1708.04896). It is
+            drawn as torchvision draws it: a rectangle as high or as wide as the image is drawn again, up to 10 times.
         erasing_scale: smallest and largest share of the image's area that is erased.
         color_jitter: largest relative change of brightness, contrast and saturation; 0 because captions speak of
             colours.
@@ -51,19 +54,12 @@ class Augmentation:
             `flip` bool; `shift` int64 [2], rows and columns; `erase` int64 [4], top, left, bottom and right of the
             erased rectangle (empty when equal); `jitter` float32 [3], factors of brightness, contrast, saturation.
         """
-        uniform = generator.random(10)
+        # So many numbers whatever comes of them: what is drawn later does not depend on the options.
+        uniform, attempts = generator.random(4), generator.random((ERASING_ATTEMPTS, 4))
         shift = np.floor(uniform[1:3] * (2 * self.crop_padding + 1)).astype(np.int64) - self.crop_padding
         erase = np.zeros(4, dtype=np.int64)
         if uniform[3] < self.erasing:
-            low, high = self.erasing_scale
-            area = (low + uniform[4] * (high - low)) * height * width
-            # Aspect ratio log-uniform in [0.3, 3.3], as torchvision; the box is cut to the image instead of redrawn.
-            ratio = math.exp(math.log(0.3) + uniform[5] * (math.log(3.3) - math.log(0.3)))
-            box_height = min(height, max(1, round(math.sqrt(area * ratio))))
-            box_width = min(width, max(1, round(math.sqrt(area / ratio))))
-            top = int(uniform[6] * (height - box_height + 1))
-            left = int(uniform[7] * (width - box_width + 1))
-            erase[:] = top, left, top + box_height, left + box_width
+            erase[:] = self._box(attempts, height, width)
         jitter = 1 + self.color_jitter * (2 * generator.random(3) - 1)
         return {
             "flip": np.asarray(uniform[0] < self.flip),
@@ -71,6 +67,19 @@ class Augmentation:
             "erase": erase,
             "jitter": jitter.astype(np.float32),
         }
+
+    def _box(self, attempts: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
+        """The first rectangle that leaves something beside and above it, else an empty one."""
+        low, high = self.erasing_scale
+        for size, shape, down, right in attempts.tolist():
+            area = (low + size * (high - low)) * height * width
+            # Height to width, log-uniform in [0.3, 3.3].
+            ratio = math.exp(math.log(0.3) + shape * (math.log(3.3) - math.log(0.3)))
+            box_height, box_width = max(1, round(math.sqrt(area * ratio))), max(1, round(math.sqrt(area / ratio)))
+            if box_height < height and box_width < width:
+                top, left = int(down * (height - box_height + 1)), int(right * (width - box_width + 1))
+                return top, left, top + box_height, left + box_width
+        return 0, 0, 0, 0
 
     def change_tokens(
         self, ids: list[int], generator: np.random.Generator, mask_id: int, num_ordinary: int
