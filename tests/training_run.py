@@ -169,7 +169,7 @@ class Diary(TrainerCallback):
     """What each step saw and left: batches, weights, teacher, optimizer, schedule, random numbers, place, figures."""
 
     def __init__(self, trainer: AMNSTrainer):
-        self.trainer, self.steps, self.batches = trainer, {}, []
+        self.trainer, self.steps, self.batches, self.weighed = trainer, {}, [], False
         original = trainer.training_step
 
         def noted(model, inputs, *args, **kwargs):
@@ -191,6 +191,7 @@ class Diary(TrainerCallback):
             "epoch": state.epoch,
         }
         self.batches = []
+        self.weighed |= trainer.memory is not None and bool((trainer.memory.weights != 1).any())
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if state.global_step:
@@ -209,7 +210,8 @@ def walk(folder: Path, only: list[int] | None = None, **options) -> dict:
     """A run with a checkpoint at each step, or where `save_strategy` wants one, and one that goes on from each.
 
     Returns:
-        `resumes` and `steps` that were compared, `wrong` [(checkpoint, step, what)], and the rows `seen` at each step.
+        `resumes` and `steps` that were compared, `wrong` [(checkpoint, step, what)], the rows `seen` at each step, and
+        whether rows were `weighed`.
     """
     defaults = {"num_train_epochs": 3, "num_pairs": 24, "per_device_train_batch_size": 8, "augment_text": 0.2}
     options = {**defaults, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1, **options}
@@ -241,7 +243,7 @@ def walk(folder: Path, only: list[int] | None = None, **options) -> dict:
                 (step, number, part) for part, value in want[number].items() if pages.steps[number].get(part) != value
             ]
     seen = {step: [rows for rows, _ in page["batches"]] for step, page in diary.steps.items()}
-    return {"resumes": steps, "steps": compared, "wrong": wrong, "seen": seen}
+    return {"resumes": steps, "steps": compared, "wrong": wrong, "seen": seen, "weighed": diary.weighed}
 
 
 def walk_together(folder: Path, result: str, walks: dict[str, dict]) -> None:
