@@ -86,7 +86,10 @@ def test_every_option_stands_in_one_group_and_those_of_transformers_last():
         grouped = [field.name for fields in option_groups(kind).values() for field in fields]
         assert sorted(grouped) == sorted(field.name for field in dataclasses.fields(kind) if field.init)
     titles = list(option_groups(AMNSTrainingArguments))
-    assert titles[:2] == ["Losses", "Mask and teacher (AWM)"] and titles[-1] == "TrainingArguments of transformers"
+    assert (
+        titles[:3] == ["Losses", "Doubtful pairs", "Mask and teacher (AWM)"]
+        and titles[-1] == "TrainingArguments of transformers"
+    )
     text = OptionParser(kinds).format_help()
     assert text.index("--keep_ratio") < text.index("TrainingArguments of transformers") < text.index("--adam_beta1")
 
