@@ -10,6 +10,8 @@ VERSION = re.search(r'__version__ = "(.+?)"', (ROOT / "modeling_amns" / "__init_
 
 # Lower bounds, here and below, are versions that the tests were run with: uv pip install --resolution lowest-direct.
 extras = {
+    "audit": ["scikit-learn>=1.7"],
+    "demo": ["gradio>=6.31"],
     "figures": ["matplotlib>=3.10"],
     "onnx": ["onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
     "peft": ["peft>=0.18"],
@@ -17,6 +19,7 @@ extras = {
     "sentence-transformers": ["sentence-transformers>=6.0"],
     "tensorboard": ["tensorboard>=2.18"],
     "trackio": ["trackio>=0.30"],
+    "video": ["av>=14"],
 }
 extras["test"] = [
     "pytest>=9",
@@ -32,6 +35,9 @@ extras["test"] = [
     "setuptools>=77",
     *(package for extra in extras.values() for package in extra),
 ]
+
+# The page is tried in a browser, Debian's chromium or playwright's own; without them these tests are skipped.
+extras["browser"] = ["playwright>=1.65"]
 
 # Recipes, scripts and cards lie beside the package in the source and inside it once installed.
 beside = {
@@ -83,7 +89,7 @@ setup(
             "metrics/person_retrieval/*.txt",
             "metrics/person_retrieval/*.html",
         ],
-        "modeling_amns.hub_cards": ["*.md"],
+        "modeling_amns.hub_cards": ["*.md", "space/*"],
         "modeling_amns.scripts.ablations": ["*.yaml"],
         "modeling_amns.scripts.recipes": ["*.yaml"],
     },

@@ -24,17 +24,25 @@ from .report import (
     find_report,
     format_number,
     is_number,
-    read_object,
+    read_history,
     weights_sha256,
 )
 
 # Beside the package in its source, inside it once installed.
 TEMPLATES = (Path(__file__).parents[1] / "hub_cards", Path(__file__).parent / "hub_cards")
-# What the pictures of a run show.
+# What the pictures show that a run and `scripts/evaluate.py --figures` leave.
 PICTURES = {
+    "curves.png": "The run: retrieval figures of the split that selects the epoch, and the parts of the loss as they "
+    "are before weights.",
     "ranking.png": "Captions of the test split, taken at even distances, and the images that the model ranks first "
     "for each. Green: the person meant. Red: somebody else.",
     "mask.png": "Images of the test split, taken at even distances, and what AWM would leave of each for the student.",
+    "pairs.png": "Training pairs by the moving average of their loss at the end of the run. Green: plausible. Red: "
+    "doubtful. Black line: the pairs that are known to be wrong, where that is known.",
+    "masks.png": "Captions and images of the test split, taken at even distances, and what each mask score of AWM "
+    "would keep of each image, with this model as the teacher. Grey: dropped.",
+    "attention.png": "Captions and images of the test split, taken at even distances, and each patch's score: the "
+    "attention that CLS pays it, over all layers and in the last, and its similarity to the caption. Light: high.",
 }
 # The paper, and the peers whose losses are offered.
 CITATIONS = {
@@ -256,14 +264,10 @@ def _is_hub_id(name: str) -> bool:
 
 def _course(folder: str | Path) -> str:
     """The evaluations while training, from `trainer_state.json`; empty without one."""
-    file = Path(folder) / "trainer_state.json"
-    history = read_object(file).get("log_history") or []
-    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-        raise ValueError(f"{file}: log_history must be a list of JSON objects; remove the file or train anew.")
     rows = [
         [format_number(entry.get("epoch"), ".4g"), format_number(entry.get("step"), ".0f")]
         + [format_number(entry.get(f"eval_{name}"), ".2f") for name in METRICS]
-        for entry in history
+        for entry in read_history(folder)
         if any(is_number(entry.get(f"eval_{name}")) for name in METRICS)
     ]
     return markdown_table(["epoch", "step", *METRICS.values()], rows, texts=0) if rows else ""
@@ -280,6 +284,11 @@ def _data(run: RunReport) -> str:
         shuffled += f" (seed {run.noise_seed})"
     return (
         f"Trained on {plain(run.benchmark)}; share of the training captions that were shuffled on purpose: {shuffled}."
+        + (
+            f" Training pairs that the run itself found doubtful, by their losses: {run.doubtful_share:.1%}."
+            if is_number(run.doubtful_share)
+            else ""
+        )
         + (f" The benchmark was incomplete, pairs without an image: {dropped}." if dropped else "")
     )
 

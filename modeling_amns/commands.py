@@ -1,7 +1,8 @@
-"""The command `amns`: `index` and `search` folders of person images, and every program of `scripts/` by its name.
+"""The command `amns`: `index`, `search` and `demo` of folders of person images, and every program of `scripts/`.
 
 amns index photos --model outputs/quickstart --metadata cameras.csv
 amns search photos "a woman in a red coat with a black backpack" --where "camera = 'c3'"
+amns demo photos
 amns evaluate outputs/quickstart --benchmark synthetic-pedes --data_root data
 
 Nothing heavy is imported before it is needed: with an exported model a search is over before torch would be there.
@@ -17,11 +18,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from .demo.commands import add_demo, demo
 from .retrieval import commands
 
 _OWN: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
     "index": (commands.add_index, commands.index, "Embeds the images of a folder, or those that are new in it."),
     "search": (commands.add_search, commands.search, "Finds the images of a folder that fit a sentence best."),
+    "demo": (add_demo, demo, "Shows a page that searches an indexed folder."),
 }
 
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, words: Sequence[str], program: str | None = None) -> int:
-    """Runs `index` or `search`.
+    """Runs `index`, `search` or `demo`.
 
     Args:
         name: which.

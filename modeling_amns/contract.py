@@ -11,7 +11,9 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig
+from .extras import require
 from .losses import IDENTITY
+from .pair_mixture import EXTRA
 from .pushes import refuse_unfit_pushes
 from .report import METRICS
 from .splits import is_split, named_sets
@@ -52,11 +54,14 @@ def check_training_set(
             f"train_dataset must be a datasets.Dataset or IterableDataset, found {type(dataset).__name__}; load_pairs "
             "and load_benchmark make one."
         )
+    if args.pair_weighting != "none":
+        require("sklearn.mixture", EXTRA, f"pair_weighting {args.pair_weighting}")
     _check_columns("train_dataset", dataset, TRAIN_COLUMNS)
     if isinstance(dataset, datasets.IterableDataset):
         sampling = {
             "instances_per_identity": args.instances_per_identity,
             "train_sampling_strategy group_by_length": args.train_sampling_strategy == "group_by_length",
+            f"pair_weighting {args.pair_weighting}": args.pair_weighting != "none",
             "weighting balanced of the identity loss": args.options_of(IDENTITY).get("weighting") == "balanced",
         }
         for name, asked in sampling.items():

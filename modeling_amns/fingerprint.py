@@ -21,9 +21,14 @@ def model_fingerprint(model: nn.Module) -> str:
         True
     """
     part: Any = getattr(model, "base_model", model)
+    return weights_fingerprint(part)
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """The same of all weights of a module, its heads included."""
     digest = hashlib.sha256()
     # Sorted, because converted checkpoints may list them in another order.
-    for name, weights in sorted(part.named_parameters()):
+    for name, weights in sorted(module.named_parameters()):
         if name != "logit_scale":
             digest.update(f"{name} {tuple(weights.shape)}".encode())
             rounded = weights.detach().to("cpu", torch.bfloat16).contiguous()
@@ -31,4 +36,4 @@ def model_fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["model_fingerprint"]
+__all__ = ["model_fingerprint", "weights_fingerprint"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .gather import mean_over_processes
-from .matching_losses import MatchingLoss, as_float, checked, log_mass, plausibility
+from .matching_losses import MatchingLoss, as_float, checked, log_mass, plausibility, weighted_mean
 
 WAF_WEIGHTINGS = ("plausible", "none", "redistribute", "balanced")
 IDENTITY_WEIGHTINGS = ("none", "balanced")
@@ -124,6 +124,8 @@ def identity_loss(
     modality: str = "both",
     weighting: str = "none",
     counts: Tensor | None = None,
+    image_weights: Tensor | None = None,
+    text_weights: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy over the training identities, averaged over image and text, or of one of them.
 
@@ -139,6 +141,7 @@ def identity_loss(
             person's, so that persons weigh the same over an epoch; with gamma 2 it is WAF as a classifier's loss
             would be written. "none": 1.
         counts: pairs of each training person, int64 [identities or fewer]; for "balanced". `AMNSTrainer` counts them.
+        image_weights, text_weights: what each row's term counts, float [B]; as `row_weights` of `matching_loss`.
     Returns:
         scalar, float32, nats.
     Raises:
@@ -154,13 +157,14 @@ def identity_loss(
     if weighting == "balanced" and counts is None:
         raise ValueError("identity: weighting balanced needs counts, the pairs of each training person.")
     terms = []
-    for logits in {"both": (image_logits, text_logits), "image": (image_logits,), "text": (text_logits,)}[modality]:
+    image, text = (image_logits, image_weights), (text_logits, text_weights)
+    for logits, row_weights in {"both": (image, text), "image": (image,), "text": (text,)}[modality]:
         log_p = as_float(logits).log_softmax(dim=1).gather(1, person_ids[:, None])[:, 0]
         term = -focal_factor(log_p, gamma) * log_p
         if weighting == "balanced" and counts is not None:
             own = counts.to(log_p.dtype)
             term = term * own.sum() / (own > 0).sum() / own[person_ids]
-        terms.append(term.mean())
+        terms.append(weighted_mean(term, row_weights))
     return torch.stack(terms).mean()
 
 

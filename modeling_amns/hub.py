@@ -1,4 +1,4 @@
-"""Pushes checkpoints, the metric and the synthetic benchmark to the Hub: what others need, and nothing else."""
+"""Pushes checkpoints, the demo page, the metric and the synthetic benchmark to the Hub: what others need, no more."""
 
 import shutil
 import tempfile
@@ -22,6 +22,8 @@ from .loading import load_checkpoint
 from .markdown import markdown_table
 from .report import find_report
 from .repository import LEFTOVERS, client, make_repository, push_model, refuse_public
+from .spaces import PARTS as SPACE_PARTS
+from .spaces import stage_space
 
 # Without its tokenizer's file a processor would still load, with an empty vocabulary.
 PARTS = ("config.json", "processor_config.json", "tokenizer.json")
@@ -162,6 +164,42 @@ def push_metric(repo_id: str, private: bool | None = None, token: str | None = N
     )
 
 
+def push_space(
+    images: str | Path,
+    repo_id: str,
+    model: str | Path | None = None,
+    gallery: str | Path | None = None,
+    private: bool = True,
+    token: str | None = None,
+    title: str = "Find a person",
+) -> CommitInfo:
+    """Uploads the demo page with a gallery, its images and its model as a Space.
+
+    Args:
+        images, model, gallery, title: as for `stage_space`.
+        repo_id: `ORG/NAME`.
+        private: of a new Space; True, the default as the images show persons, refuses one that is public.
+        token: default the one of `hf auth login` or HF_TOKEN.
+    Raises:
+        FileNotFoundError, ValueError: as `stage_space`, the id is not `ORG/NAME`, or the Space is public and should
+            not be.
+    """
+    _check_repo_id(repo_id)
+    api = client(token)
+    with tempfile.TemporaryDirectory() as folder:
+        stage_space(images, folder, model, gallery, title)
+        api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        if private:
+            refuse_public(api, repo_id, "space")
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            repo_type="space",
+            commit_message="Upload demo page",
+            delete_patterns=[f"{part}/*" for part in SPACE_PARTS],
+        )
+
+
 def push_synthetic(
     root: str | Path,
     repo_id: str,
@@ -264,7 +302,9 @@ __all__ = [
     "push_dataset_card",
     "push_metric",
     "push_model",
+    "push_space",
     "push_synthetic",
     "refuse_public",
     "stage_checkpoint",
+    "stage_space",
 ]

@@ -27,6 +27,7 @@ from .matching_losses import (
     needs_temperature,
     sdm,
     tal,
+    weighted_mean,
 )
 
 MATCHING_LOSSES: dict[str, MatchingLoss] = {
@@ -83,7 +84,13 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     known = _option_names(fn, given=3 if name == IDENTITY else 2)
     if known is not None:
         # These come from the run.
-        told = {"counts"} if name == IDENTITY else {"gather"} if _is_marked(fn, "needs_gather") else set()
+        told = (
+            {"counts", "image_weights", "text_weights"}
+            if name == IDENTITY
+            else {"gather"}
+            if _is_marked(fn, "needs_gather")
+            else set()
+        )
         known = tuple(option for option in known if option not in told)
     there_are = f"Its options are {', '.join(known) or 'none'}." if known is not None else ""
     unknown = sorted(set(options) - set(known)) if known is not None else []
@@ -145,6 +152,7 @@ def matching_loss(
     person_ids: Tensor,
     temperature: float = 0.02,
     gather: bool = False,
+    row_weights: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
     """A matching loss of both directions: mean over the rows of this process, summed over image-text and text-image.
@@ -159,6 +167,9 @@ def matching_loss(
         person_ids: int64 [B].
         temperature: similarities are divided by it, above 0.
         gather: take columns from all processes; without an initialised process group it changes nothing.
+        row_weights: what pair i counts in both directions, float [B] without gradient: sum_i w_i loss_i / B. Not
+            divided by their sum, so that a pair pulls as hard whatever its neighbours weigh, and processes need not
+            know each other's. A pair of weight 0 is still a column of the others. Default all 1.
         options: further arguments of `fn`.
     Returns:
         scalar, float32 whatever the autocast.
@@ -182,7 +193,7 @@ def matching_loss(
         positives = person_ids[:, None] == all_ids[None, :]
         image_to_text = fn(images @ all_texts.T / temperature, positives, **options)
         text_to_image = fn(texts @ all_images.T / temperature, positives, **options)
-        return image_to_text.mean() + text_to_image.mean()
+        return weighted_mean(image_to_text, row_weights) + weighted_mean(text_to_image, row_weights)
 
 
 __all__ = [

@@ -205,6 +205,11 @@ def plausibility(log_m: Tensor, positives: Tensor) -> Tensor:
     return m / (m + positives.to(m.dtype).mean(dim=1))
 
 
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """sum_i w_i x_i / B; without weights the plain mean."""
+    return values.mean() if weights is None else (weights * values).mean()
+
+
 def as_float(values: Tensor) -> Tensor:
     """At least float32; float64 stays."""
     return values if values.dtype == torch.float64 else values.float()
@@ -249,4 +254,5 @@ __all__ = [
     "plausibility",
     "sdm",
     "tal",
+    "weighted_mean",
 ]

@@ -8,9 +8,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from .losses import IDENTITY, MATCHING_LOSSES, identity_loss, matching_loss
+from .losses import IDENTITY, MATCHING_LOSSES, MatchingLoss, bsdm, identity_loss, matching_loss, sdm
+from .matching_losses import checked, log_mass
 from .modeling_amns import AMNSPersonRetrievalOutput
-from .training_args import AMNSTrainingArguments
+from .training_args import HALF, WHOLE, AMNSTrainingArguments
 
 
 class NonFiniteLossError(RuntimeError):
@@ -22,6 +23,7 @@ def loss_parts(
     outputs: AMNSPersonRetrievalOutput,
     person_ids: Tensor,
     counts: Tensor | None = None,
+    row_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Each loss of `loss_weights` on one batch, unweighted: name to scalar, float32.
 
@@ -30,29 +32,64 @@ def loss_parts(
         outputs: of the model for this process's pairs.
         person_ids: int64 [B].
         counts: pairs of each training person, int64 [persons]; for an identity loss that balances them.
+        row_weights: of `pair_weighting`, float [B]; they count where `args.weighted_part` says.
     """
     parts = {}
     for name in args.weights:
         options = args.options_of(name)
+        part = args.weighted_part(name) if row_weights is not None else None
+        whole = row_weights if part == WHOLE else None
         if name == IDENTITY:
             parts[name] = identity_loss(
                 _needed(outputs.image_identity_logits),
                 _needed(outputs.text_identity_logits),
                 person_ids,
                 counts=counts,
+                image_weights=whole,
+                text_weights=row_weights if part else None,
                 **options,
             )
         else:
+            fn = MATCHING_LOSSES[name]
             parts[name] = matching_loss(
-                MATCHING_LOSSES[name],
+                _half_weighted(row_weights) if row_weights is not None and part == HALF else fn,
                 _needed(outputs.image_embeds),
                 _needed(outputs.text_embeds),
                 person_ids,
                 temperature=args.temperature,
                 gather=args.gather_embeddings,
+                row_weights=whole,
                 **options,
             )
     return parts
+
+
+def _half_weighted(row_weights: Tensor) -> MatchingLoss:
+    """`bsdm` whose inverse half, what learns from a row that the model contradicts, counts by its row's weight."""
+
+    def fn(logits: Tensor, positives: Tensor, **options: Any) -> Tensor:
+        robust = sdm(logits, positives, **{name: value for name, value in options.items() if name == "eps"})
+        return robust + row_weights * (bsdm(logits, positives, **options) - robust)
+
+    return fn
+
+
+@torch.no_grad()
+def pair_losses(args: AMNSTrainingArguments, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor) -> Tensor:
+    """-log m of each pair in nats, mean of both directions, float32 [B]; m is the probability of its person.
+
+    The same number whatever the losses that are trained, in the same unit, and growing with how much the model
+    contradicts a pair: `sdm` falls again there, `tal` is 0 for all that it has learnt.
+    """
+    directions: list[Tensor] = []
+
+    def keep(logits: Tensor, positives: Tensor) -> Tensor:
+        directions.append(-log_mass(checked(logits, positives), positives))
+        return directions[-1]
+
+    images, texts = _needed(outputs.image_embeds), _needed(outputs.text_embeds)
+    matching_loss(keep, images, texts, person_ids, temperature=args.temperature, gather=args.gather_embeddings)
+    return (directions[0] + directions[1]).float() / 2
 
 
 def _needed(output: Tensor | None) -> Tensor:
@@ -68,6 +105,7 @@ class LossRecord:
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._micro_batches: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
+        self._pair_losses: list[tuple[Tensor, Tensor]] = []
 
     @property
     def micro_batches(self) -> int:
@@ -76,15 +114,21 @@ class LossRecord:
 
     def start_step(self) -> None:
         """Forgets the micro-batches of the step before."""
-        self._micro_batches = []
+        self._micro_batches, self._pair_losses = [], []
 
-    def add(self, parts: Mapping[str, Tensor], rows: Tensor, person_ids: Tensor) -> None:
-        """Notes the parts of one batch and which pairs it held."""
+    def add(self, parts: Mapping[str, Tensor], rows: Tensor, person_ids: Tensor, losses: Tensor | None = None) -> None:
+        """Notes the parts of one batch, which pairs it held and, for a memory of pairs, the loss of each."""
+        if losses is not None:
+            self._pair_losses.append((rows, losses))
         kept = {name: value.detach() for name, value in parts.items()}
         for name, value in kept.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
         self._micro_batches.append((kept, rows, person_ids))
+
+    def pair_losses(self) -> list[tuple[Tensor, Tensor]]:
+        """Rows and their losses of each micro-batch of this step, where they were noted."""
+        return self._pair_losses
 
     def is_finite(self, accelerator: Accelerator) -> bool:
         """Whether all parts of this step are, on all processes."""
@@ -142,4 +186,4 @@ class StepKeeper(TrainerCallback):
             self.trainer.teacher.update(self.trainer.student)
 
 
-__all__ = ["LossRecord", "NonFiniteLossError", "StepKeeper", "loss_parts"]
+__all__ = ["LossRecord", "NonFiniteLossError", "StepKeeper", "loss_parts", "pair_losses"]

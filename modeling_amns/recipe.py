@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import importlib.util
 import platform
 import time
 from dataclasses import fields
@@ -30,10 +31,12 @@ from .adapters import (
 from .cards import PICTURES
 from .checkpoints import asked_for, missing_parts
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
+from .curves import draw_training
 from .data.benchmarks import dropped_pairs
 from .data.noise import inject_noise
 from .disk import whole_file
 from .evaluation import EmbeddedSplit
+from .figures import shown_pairs
 from .loading import check_fit, load_start
 from .losses import IDENTITY
 from .memory import PeakMemory, peak_memory_mb
@@ -47,7 +50,7 @@ from .run_options import check_selection, read_recipe
 from .run_record import read_record
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
-from .visualization import as_seen, draw_masks, ranking_picture, spread
+from .visualization import draw_masks, draw_pair_losses, ranking_picture
 
 logger = logging.get_logger(__name__)
 
@@ -193,6 +196,7 @@ def _run(
         base_model=base_model,
         training=_configuration(start, args) | _changes(trainer),
         environment=_environment(args.device),
+        doubtful_share=round(trainer.mixture.doubtful_share, 4) if trainer.mixture else None,
         seconds=round(time.time() - began, 1),
         peak_memory_mb=memory.mib,
     )
@@ -206,6 +210,7 @@ def _run(
         with whole_file(folder / "trainer_state.json") as part:
             trainer.state.save_to_json(str(part))
         write_query_figures(folder, {"best": query_figures(embedded), "last": query_figures(last_embedded)})
+        trainer.save_pair_scores(folder)
         _draw(trainer, processor, embedded, test)
     return trainer, report
 
@@ -333,22 +338,31 @@ def _noise_share(train: datasets.Dataset) -> float:
 
 
 def _draw(trainer: AMNSTrainer, processor: AMNSProcessor, embedded: EmbeddedSplit, test: datasets.DatasetDict) -> None:
-    """Writes `ranking.png` and, of a run with AWM, `mask.png`; the run is whole without them."""
+    """Writes `ranking.png`, of a run with AWM `mask.png`, of one that weighs pairs `pairs.png`, with matplotlib
+    `curves.png`.
+
+    The run is whole without them.
+    """
     folder = Path(str(trainer.args.output_dir))
     try:
         ranking_picture(embedded, processor, test).save(folder / "ranking.png")
         if trainer.teacher is not None:
             _mask_picture(trainer, processor, test).save(folder / "mask.png")
+        scores = trainer.pair_scores()
+        if scores is not None and trainer.mixture is not None:
+            truth = scores["is_clean"][:]
+            known = None if None in truth else truth
+            draw_pair_losses(scores["loss"][:], scores["plausible"][:], known).save(folder / "pairs.png")
+        if importlib.util.find_spec("matplotlib") is not None:
+            draw_training(trainer.state.log_history, folder / "curves.png")
     # Whatever it is: of a font, a disk, an image.
     except Exception as error:
         logger.warning(f"The run is whole in {folder}, but a picture of it could not be drawn: {error!r}")
 
 
 def _mask_picture(trainer: AMNSTrainer, processor: AMNSProcessor, test: datasets.DatasetDict) -> Image.Image:
-    queries = test["queries"].select(spread(len(test["queries"]), 6))
-    place = {image_id: row for row, image_id in enumerate(test["gallery"]["image_id"][:])}
-    images = [as_seen(test["gallery"][place[image_id]], processor) for image_id in queries["image_id"][:]]
-    batch = processor(images=images, text=queries["caption"][:], padding=True, return_tensors="pt")
+    captions, images = shown_pairs(test, processor)
+    batch = processor(images=images, text=captions, padding=True, return_tensors="pt")
     kept = trainer.keep_indices(dict(batch.to(trainer.args.device)), len(images))
     return draw_masks(images, kept, trainer.student.grid_size)
 

@@ -83,6 +83,8 @@ class RunReport:
         base_model: id of that start on the Hub, where it has one.
         training: options that decided the training.
         environment: versions and device.
+        doubtful_share: share of the training pairs that the run found wrong by itself, in [0, 1]; `None` where it did
+            not look (`pair_weighting`).
         seconds: of the whole run.
         peak_memory_mb: see `memory.PeakMemory`, MiB.
         weights_sha256: whose figures these are, as `weights_sha256` returns it.
@@ -116,6 +118,7 @@ class RunReport:
     base_model: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    doubtful_share: float | None = None
     seconds: float | None = None
     peak_memory_mb: int | None = None
     weights_sha256: str | None = None
@@ -190,7 +193,7 @@ _OBJECT, _TEXT, _NUMBER, _WHOLE = ((dict,), "dict"), ((str,), "str"), ((int, flo
 _KINDS = {
     **dict.fromkeys(("losses", "best", "last", "dropped_pairs", "training", "environment"), _OBJECT),
     **dict.fromkeys(("benchmark", "noise_file", "selected_on", "start", "base_model", "weights_sha256"), _TEXT),
-    **dict.fromkeys(("noise_rate", "seconds"), _NUMBER),
+    **dict.fromkeys(("noise_rate", "doubtful_share", "seconds"), _NUMBER),
     **dict.fromkeys(("noise_seed", "peak_memory_mb"), _WHOLE),
     "own_pairs": ((bool,), "bool"),
 }
@@ -247,6 +250,19 @@ def read_object(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_history(folder: str | Path) -> list[dict[str, Any]]:
+    """What a run has logged while training, from `trainer_state.json`; nothing without one.
+
+    Raises:
+        ValueError: it is no list of JSON objects.
+    """
+    file = Path(folder) / "trainer_state.json"
+    history = read_object(file).get("log_history") or []
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise ValueError(f"{file}: log_history must be a list of JSON objects; remove the file or train anew.")
+    return history
+
+
 def is_number(value: object) -> bool:
     """Whether a JSON value is a finite number of up to 15 digits before its point, and no truth value."""
     # JSON knows whole numbers that no float holds, and nothing that a run measures is as large.
@@ -288,6 +304,7 @@ __all__ = [
     "find_report",
     "format_number",
     "is_number",
+    "read_history",
     "read_object",
     "weights_sha256",
 ]

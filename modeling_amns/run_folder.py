@@ -19,7 +19,10 @@ LOCK = ".run.lock"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # What a run leaves besides checkpoints, and what `overwrite_output_dir` deletes.
 _RESULTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", "adapter", "results.json")
-_BESIDE = ("trainer_state.json", "training_args.bin", "queries.parquet", "ranking.png", "mask.png")
+_BESIDE = (
+    *("trainer_state.json", "training_args.bin", "queries.parquet", "pair_scores.parquet"),
+    *("ranking.png", "mask.png", "pairs.png"),
+)
 # Locks that this process holds, and how often.
 _held: dict[str, tuple[IO[str], int]] = {}
 

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, Sampler
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from .adapters import save_configuration
-from .checkpoints import WholeCheckpoints
 from .contract import (
     KnownPersons,
     check_eval_sets,
@@ -28,7 +27,8 @@ from .gradient_cache import cached_backward
 from .losses import IDENTITY
 from .masked_training import TEACHER_FILE, MasksPatches
 from .modeling_amns import AMNSPersonRetrievalOutput
-from .objective import LossRecord, NonFiniteLossError, StepKeeper, loss_parts
+from .objective import LossRecord, NonFiniteLossError, StepKeeper, loss_parts, pair_losses
+from .pair_weighting import PairKeeper, WeighsPairs
 from .protocols import PairProcessor
 from .pushes import PushesCheckpoints
 from .resuming import EpochTeller
@@ -36,7 +36,7 @@ from .splits import Split
 from .training_args import AMNSTrainingArguments
 
 
-class AMNSTrainer(MasksPatches, PushesCheckpoints, WholeCheckpoints):
+class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
     """Trains an `AMNSForPersonRetrieval`.
 
     Args:
@@ -130,9 +130,14 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WholeCheckpoints):
         if self.person_ids and args.options_of(IDENTITY).get("weighting") == "balanced":
             self.pairs_of_person = torch.bincount(torch.tensor(self.person_ids)).to(args.device)
         self.record = LossRecord()
-        self.start_teacher()
+        self._start_averages()
         self.add_callback(StepKeeper(self))
+        self.add_callback(PairKeeper(self))
         self.add_callback(EpochTeller(self))
+
+    def _start_averages(self) -> None:
+        self.start_memory(None if self.person_ids is None else len(self.person_ids))
+        self.start_teacher()
 
     def call_model_init(self, trial: object = None) -> nn.Module:
         """As `Trainer`: the model that `model_init` makes, made ready for training."""
@@ -146,7 +151,7 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WholeCheckpoints):
         if self.model_init is not None:
             self.args.check()
             prepare_model(cast(nn.Module, self.model), self.args, self.person_ids)
-            self.start_teacher()
+            self._start_averages()
 
     def hyperparameter_search(
         self,
@@ -277,12 +282,14 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WholeCheckpoints):
         return cached_backward(model, chunks, forward, loss_backward)
 
     def _loss(self, outputs: AMNSPersonRetrievalOutput, inputs: Mapping[str, Tensor]) -> Tensor:
-        parts = self._loss_parts(outputs, inputs["person_ids"])
-        self.record.add(parts, inputs["rows"], inputs["person_ids"])
+        rows, person_ids = inputs["rows"], inputs["person_ids"]
+        parts = self._loss_parts(outputs, person_ids, rows)
+        losses = None if self.memory is None else pair_losses(self.args, outputs, person_ids)
+        self.record.add(parts, rows, person_ids, losses)
         return torch.stack([self.args.weights[name] * value for name, value in parts.items()]).sum()
 
-    def _loss_parts(self, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor) -> dict[str, Tensor]:
-        return loss_parts(self.args, outputs, person_ids, self.pairs_of_person)
+    def _loss_parts(self, outputs: AMNSPersonRetrievalOutput, person_ids: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        return loss_parts(self.args, outputs, person_ids, self.pairs_of_person, self.row_weights(rows))
 
     def stop_if_not_finite(self) -> None:
         """Before an optimizer step: if a loss of any process is not finite, saves the state so far and stops.

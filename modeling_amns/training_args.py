@@ -15,6 +15,9 @@ from .losses import IDENTITY, check_options, loss_names
 from .masking import MASK_IMAGES, MASK_SCORES
 
 LOSS_NAMES = loss_names()
+PAIR_WEIGHTINGS = ("none", "mixture", "selection")
+# What `pair_weighting` weighs of a loss.
+WHOLE, HALF = "whole", "half"
 # Options of `TrainingArguments` that would change nothing here, or break what the trainer does, with the reason.
 REFUSED = {
     "fsdp": "AMNSTrainer does not train under FSDP, which cuts up the parameters that the teacher averages",
@@ -62,6 +65,7 @@ class AMNSTrainingArguments(TrainingArguments):
     # In `--help` and docs/training.md: the first field of a group, and the group's title.
     _argument_groups = {
         "loss_weights": "Losses",
+        "pair_weighting": "Doubtful pairs",
         "keep_ratio": "Mask and teacher (AWM)",
         "instances_per_identity": "Sampling and augmentation",
         "new_parts_lr_multiplier": "Learning rates",
@@ -88,6 +92,27 @@ class AMNSTrainingArguments(TrainingArguments):
         metadata={
             "help": "Pairs whose activations are held at a time; the gradient stays that of the batch; 0 = off."
         },
+    )
+
+    # Doubtful pairs
+    pair_weighting: str = field(
+        default="none",
+        metadata={
+            "help": "mixture: rows count by how plausible their past losses make them; selection: doubtful rows count "
+            "0; none: all count alike."
+        },
+    )
+    pair_weighting_start: int = field(
+        default=2, metadata={"help": "Epochs in which all rows count alike before, at least 1."}
+    )
+    pair_weighting_losses: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Losses of which whole rows are weighed; default: the halves that learn from a wrong caption."
+        },
+    )
+    pair_memory_decay: float = field(
+        default=0.9, metadata={"help": "Decay of each pair's moving-average loss, by sighting, in [0, 1)."}
     )
 
     # AWM
@@ -182,6 +207,7 @@ class AMNSTrainingArguments(TrainingArguments):
             ValueError: as the class.
         """
         self._check_losses()
+        self._check_pair_weighting()
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must lie in (0, 1], found {self.keep_ratio}; 1 keeps every patch.")
         if self.mask_score not in MASK_SCORES:
@@ -288,6 +314,53 @@ class AMNSTrainingArguments(TrainingArguments):
             raise ValueError(f"loss_weights must be finite numbers and not all 0, found {weights}.")
         self.loss_weights = {name: float(weight) for name, weight in weights.items()}
 
+    def _check_pair_weighting(self) -> None:
+        kind, losses = self.pair_weighting, self.pair_weighting_losses
+        if kind not in PAIR_WEIGHTINGS:
+            raise ValueError(f"pair_weighting must be one of {', '.join(PAIR_WEIGHTINGS)}, found {kind!r}.")
+        if not 0 <= self.pair_memory_decay < 1:
+            raise ValueError(f"pair_memory_decay must lie in [0, 1), found {self.pair_memory_decay}.")
+        if self.pair_weighting_start < 1:
+            raise ValueError(
+                f"pair_weighting_start must be at least 1, found {self.pair_weighting_start}: before the first epoch "
+                "no loss of a pair is known."
+            )
+        if kind == "none":
+            started = {"pair_weighting_start"} if self.pair_weighting_start != 2 else set()
+            idle = sorted(started | ({"pair_weighting_losses"} if losses is not None else set()))
+            if idle:
+                raise ValueError(f"{', '.join(idle)} can't be used: pair_weighting none weighs nothing. Leave it out.")
+            return
+        unknown = [name for name in losses or () if name not in self.weights]
+        if unknown:
+            raise ValueError(f"pair_weighting_losses {', '.join(unknown)}: not among the losses of loss_weights.")
+        if not any(self.weighted_part(name) for name in self.weights):
+            raise ValueError(
+                f"pair_weighting {kind} would weigh nothing of {', '.join(self.weights)}: name in "
+                "pair_weighting_losses what it is to weigh, or leave it out."
+            )
+        if self.max_steps < 0 and self.pair_weighting_start >= self.num_train_epochs:
+            raise ValueError(
+                f"pair_weighting {kind} would begin after {self.pair_weighting_start} epoch(s), the run has "
+                f"{self.num_train_epochs:g}. Lower pair_weighting_start, or leave pair_weighting out."
+            )
+
+    def weighted_part(self, name: str) -> str | None:
+        """What `pair_weighting` weighs of a loss: `WHOLE` rows, the `HALF` that learns from a wrong caption, or none.
+
+        Without `pair_weighting_losses`: of `identity` the captions' half, since a wrong caption says nothing against
+        its image; under `mixture` the inverse half of `bsdm` and nothing of `sdm`, whose pull on rows that the model
+        contradicts vanishes by itself; else whole rows.
+        """
+        if self.pair_weighting == "none":
+            return None
+        if self.pair_weighting_losses is not None:
+            return WHOLE if name in self.pair_weighting_losses else None
+        if name == IDENTITY:
+            return None if self.options_of(name).get("modality") == "image" else HALF
+        spared = {"bsdm": HALF, "sdm": None} if self.pair_weighting == "mixture" else {}
+        return spared.get(name, WHOLE)
+
     @property
     def weights(self) -> dict[str, float]:
         """`loss_weights` as read."""
@@ -313,4 +386,4 @@ class AMNSTrainingArguments(TrainingArguments):
         )
 
 
-__all__ = ["LOSS_NAMES", "REFUSED", "AMNSTrainingArguments"]
+__all__ = ["HALF", "LOSS_NAMES", "PAIR_WEIGHTINGS", "REFUSED", "WHOLE", "AMNSTrainingArguments"]

@@ -91,11 +91,15 @@ BALANCED = {
         "identity": {"gamma": 2.0, "weighting": "balanced"},
     },
 }
+# Pairs count by weights that they are given, from 0 to 1.
+WEIGHED = {"pair_weighting": "mixture", "pair_weighting_start": 9, "weighed": True}
 
 
-@pytest.mark.parametrize("options", [{"instances_per_identity": 0}, {"instances_per_identity": 2, **BALANCED}])
+@pytest.mark.parametrize(
+    "options", [{"instances_per_identity": 0}, {"instances_per_identity": 2, **BALANCED, **WEIGHED}]
+)
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path, options):
-    """bsdm + waf + identity with AWM on, float64: loss, every gradient, and the weights after three steps."""
+    """bsdm + waf + identity with AWM on, float64: loss, gradients, after three steps weights and memory of pairs."""
     options = {"double": True, "max_steps": 3, "keep_ratio": 0.5, **options}
     one = launch(tmp_path, 1, per_device_train_batch_size=8, **options)
     two = launch(tmp_path, 2, per_device_train_batch_size=4, **options)
@@ -113,6 +117,8 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, options):
         assert torch.allclose(two["weights"][name], value, rtol=1e-7, atol=1e-10), name
     for name, value in one["teacher"].items():
         assert torch.allclose(two["teacher"][name].double(), value.double(), rtol=1e-7, atol=1e-10), name
+    assert torch.equal(two["pairs"]["seen"], one["pairs"]["seen"]) and one["pairs"]["seen"].sum() >= 3 * 6
+    assert torch.allclose(two["pairs"]["average"], one["pairs"]["average"], rtol=1e-6)
 
 
 def test_two_processes_equal_one_with_adapters(tmp_path):
@@ -231,5 +237,6 @@ def test_a_killed_run_that_is_resumed_ends_with_the_bits_of_an_uninterrupted_one
         resumed = launch(tmp_path, processes, resume=True, **run)
         assert same_bits(whole["weights"], resumed["weights"])
         assert same_bits(whole["teacher"], resumed["teacher"])
+        assert same_bits(whole["pairs"], resumed["pairs"])
         assert whole["optimizer"] == resumed["optimizer"]
         assert whole["metrics"] == resumed["metrics"]

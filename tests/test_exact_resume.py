@@ -5,7 +5,12 @@ from test_distributed import launch
 from training_run import walk
 
 WAYS = {
-    "random order, random masks, dropout": {"mask_score": "random", "dropout": 0.1},
+    "random order, random masks, dropout, doubtful pairs": {
+        "mask_score": "random",
+        "dropout": 0.1,
+        "pair_weighting": "mixture",
+        "pair_weighting_start": 1,
+    },
     "grouped by length, accumulation": {
         "train_sampling_strategy": "group_by_length",
         "gradient_accumulation_steps": 2,
@@ -34,7 +39,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_one_process_goes_on_from_every_step_of_three_epochs(tmp_path, way):
     found = walk(tmp_path, **WAYS[way])
-    assert found["wrong"] == []
+    assert found["wrong"] == [] and found["weighed"] == ("doubtful" in way)
     total = max(found["seen"])
     at = [3, 9] if "best" in way else list(range(1, total))
     assert total >= 9 and found["resumes"] == at and found["steps"] == sum(total - step for step in at)
@@ -54,6 +59,6 @@ def test_several_processes_go_on_from_steps_of_every_epoch(tmp_path, processes):
     found = launch(tmp_path, processes, walks=walks)
     for way in WAYS:
         total = max(found[way]["seen"])
-        assert found[way]["wrong"] == [], way
+        assert found[way]["wrong"] == [] and found[way]["weighed"] == ("doubtful" in way), way
         assert found[way]["resumes"] == walks[way]["only"]
         assert found[way]["steps"] == sum(total - step for step in walks[way]["only"]) > 0

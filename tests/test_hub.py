@@ -397,7 +397,7 @@ def test_a_recipe_pushes_once_with_the_figures_of_its_run(hub, tmp_path):
     options = ["--vision_config", small, "--text_config", small, "--vocab_size", 600, "--projection_dim", 16]
     done = train(hub, tmp_path, *options, "--noise_rate", 0.5, "--augment_flip", 0.25)
     assert done.returncode == 0, done.stderr[-3000:]
-    reports = {"results.json", "ranking.png", "mask.png"}
+    reports = {"results.json", "ranking.png", "mask.png", "curves.png"}
     assert len(hub.committed) == 1 and set(hub.files("org/name")) == FILES | reports
     files = hub.files("org/name")
     report = json.loads(files["results.json"])
@@ -405,7 +405,7 @@ def test_a_recipe_pushes_once_with_the_figures_of_its_run(hub, tmp_path):
     cells = " | ".join(f"{report['best'][name]:.2f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP"))
     card = files["README.md"].decode()
     assert f"| best, epoch 1 | {cells} |" in card and "Evaluations while training" in card
-    assert all(f"![{name}](./{name})" in card for name in ("ranking.png", "mask.png"))
+    assert all(f"![{name}](./{name})" in card for name in reports - {"results.json"})
     assert f"shuffled on purpose: {report['noise_rate']:.1%} (seed 0)" in card
     for line in (f'torch: `"{torch.__version__}"`', 'device: `"cpu"`', "augment_flip: `0.25`", "weight_decay: `0.0`"):
         assert f"\n- {line}\n" in card

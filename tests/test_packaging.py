@@ -107,12 +107,15 @@ def requirements(wheel) -> dict[str, set[str]]:
 def test_what_is_imported_is_required(wheel):
     required = requirements(wheel)
     for extra, packages in {
+        "demo": {"gradio"},
+        "figures": {"matplotlib"},
         "onnx": {"onnx", "onnxscript", "onnxruntime"},
         "peft": {"peft"},
         "search": {"lancedb", "filelock"},
         "sentence-transformers": {"sentence-transformers"},
         "tensorboard": {"tensorboard"},
         "trackio": {"trackio"},
+        "video": {"av"},
     }.items():
         assert required[extra] == packages and packages <= required["test"]
     imported = set()

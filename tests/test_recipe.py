@@ -2,6 +2,8 @@
 
 import importlib.metadata
 
+import datasets
+import numpy as np
 import pytest
 from conftest import tiny_retrieval_model
 from PIL import Image
@@ -9,8 +11,10 @@ from safetensors.torch import load_file, save_file
 
 import modeling_amns
 from modeling_amns import AMNSModel, AMNSTrainingArguments, RunReport, evaluation, make_synthetic_benchmark, recipe
+from modeling_amns.cards import model_card
 from modeling_amns.data.benchmarks import load_benchmark
 from modeling_amns.loading import load_checkpoint
+from modeling_amns.pair_mixture import PairMixture
 from modeling_amns.recipe import DataArguments, ModelArguments
 
 TINY = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -92,6 +96,26 @@ def test_a_run_embeds_its_test_gallery_once_and_saves_before_it_draws(tmp_path, 
     assert "a picture of it could not be drawn" in caplog.text
     assert report == RunReport.load(tmp_path / "run") and report.best == report.last and report.selected_on is None
     assert AMNSModel.from_pretrained(tmp_path / "run")
+
+
+def test_a_run_that_weighs_pairs_reports_what_it_found_of_them(tmp_path, root, monkeypatch):
+    """Scores of each pair in a file, their picture, and the share in report and card."""
+
+    def alternating(losses, guess, seed):
+        return PairMixture(np.where(np.arange(len(losses)) % 4, 0.9, 0.1).astype(np.float32), 0.5, 3.0)
+
+    monkeypatch.setattr("modeling_amns.pair_weighting.fit_pairs", alternating)
+    options = {"eval_strategy": "no", "save_strategy": "no", "pair_weighting": "mixture", "pair_weighting_start": 1}
+    args = arguments(tmp_path / "run", num_train_epochs=2, **options)
+    trainer, report = recipe.run(DataArguments(data_root=str(root), noise_rate=0.5), start(), args)
+    assert report.doubtful_share == RunReport.load(tmp_path / "run").doubtful_share == 0.3
+    assert "by their losses: 30.0%" in model_card(tmp_path / "run", "org/name", pictures=["pairs.png"]).text
+    assert Image.open(tmp_path / "run" / "pairs.png").height > 100
+    scores = datasets.Dataset.from_parquet(str(tmp_path / "run" / "pair_scores.parquet"), cache_dir=str(tmp_path))
+    assert scores["row"][:] == list(range(48)) and scores["seen"][:] == trainer.memory.seen.tolist()
+    assert scores["plausible"][:5] == pytest.approx([0.1, 0.9, 0.9, 0.9, 0.1])
+    assert 0 < scores["is_clean"][:].count(False) <= 24
+    assert scores["loss"][:] == [loss if seen else None for loss, seen in zip(trainer.memory.average, scores["seen"])]
 
 
 def test_what_was_trained_is_saved_although_its_figures_fail(tmp_path, root, monkeypatch):

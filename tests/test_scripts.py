@@ -12,6 +12,7 @@ import pytest
 import warm_python
 
 from modeling_amns import AMNSTrainingArguments, recipe
+from modeling_amns.cards import PICTURES
 from modeling_amns.query_figures import read_query_figures
 from modeling_amns.recipe import DataArguments
 
@@ -65,8 +66,12 @@ def test_options_in_json_are_read_from_the_command_line(tmp_path, monkeypatch, c
 
 def test_evaluating_the_saved_model_gives_the_reported_figures(trained):
     folder, _ = trained
-    done = run("evaluate.py", folder / "out", "--data_root", folder / "data", "--json")
+    pictures = folder / "pictures"
+    done = run("evaluate.py", folder / "out", "--data_root", folder / "data", "--json", "--figures", pictures)
     assert done.returncode == 0, done.stderr[-2000:]
+    drawn = {file.name for file in pictures.iterdir()}
+    assert {"ranking.png", "attention.png", "masks.png"} <= drawn <= set(PICTURES)
+    assert all(f"wrote {pictures / name}" in done.stderr for name in drawn)
     figures = json.loads(done.stdout)
     best = json.loads((folder / "out" / "results.json").read_text())["best"]
     assert set(figures) == {"rank1", "rank5", "rank10", "mAP", "mINP"}

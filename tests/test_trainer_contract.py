@@ -18,6 +18,7 @@ from modeling_amns.data.collator import PairCollator
 from modeling_amns.evaluation import evaluate_retrieval
 from modeling_amns.losses import itc, matching_loss, register_loss
 from modeling_amns.masked_training import MasksPatches
+from modeling_amns.pair_weighting import WeighsPairs
 from modeling_amns.pushes import PushesCheckpoints
 from modeling_amns.resuming import ResumesExactly
 from modeling_amns.splits import EvaluatesSplits
@@ -121,7 +122,8 @@ def test_the_hooks_of_trainer_are_as_we_know_them(name):
 
 
 def test_no_hook_is_overridden_without_being_known():
-    kinds = (AMNSTrainer, MasksPatches, EvaluatesSplits, PushesCheckpoints, WholeCheckpoints, ResumesExactly)
+    kinds = (AMNSTrainer, MasksPatches, EvaluatesSplits, PushesCheckpoints)
+    kinds += (WeighsPairs, WholeCheckpoints, ResumesExactly)
     own = {name for kind in kinds for name in vars(kind)}
     overridden = {name for name in own if callable(getattr(Trainer, name, None)) and name in vars(Trainer)}
     assert overridden == set(HOOKS)
@@ -381,7 +383,7 @@ def test_a_balanced_identity_loss_is_told_how_many_pairs_each_person_has(tmp_pat
     batch = next(iter(trainer.get_train_dataloader()))
     outputs = trainer.model(**trainer._model_inputs(batch))
     # Of the first 11 pairs the persons 0, 1 and 2 have two, the other five one: 11 / 8 is the mean.
-    got = trainer._loss_parts(outputs, batch["person_ids"])["identity"].item()
+    got = trainer._loss_parts(outputs, batch["person_ids"], batch["rows"])["identity"].item()
     want = 0.0
     for logits in (outputs.image_identity_logits, outputs.text_identity_logits):
         for row, person in zip(logits.log_softmax(1).tolist(), batch["person_ids"].tolist()):

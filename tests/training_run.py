@@ -169,7 +169,7 @@ class Diary(TrainerCallback):
     """What each step saw and left: batches, weights, teacher, optimizer, schedule, random numbers, place, figures."""
 
     def __init__(self, trainer: AMNSTrainer):
-        self.trainer, self.steps, self.batches = trainer, {}, []
+        self.trainer, self.steps, self.batches, self.weighed = trainer, {}, [], False
         original = trainer.training_step
 
         def noted(model, inputs, *args, **kwargs):
@@ -184,12 +184,14 @@ class Diary(TrainerCallback):
             "batches": self.batches,
             "weights": of_tensors(trainer.accelerator.unwrap_model(trainer.model).state_dict()),
             "teacher": of_tensors(trainer.teacher.state_dict()) if trainer.teacher else None,
+            "pairs": of_tensors(trainer.memory.state()) if trainer.memory else None,
             "optimizer": digest(trainer.optimizer.state_dict()),
             "rate": trainer.lr_scheduler.get_last_lr(),
             "random": of_tensors({"torch": torch.get_rng_state()}),
             "epoch": state.epoch,
         }
         self.batches = []
+        self.weighed |= trainer.memory is not None and bool((trainer.memory.weights != 1).any())
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if state.global_step:
@@ -208,7 +210,8 @@ def walk(folder: Path, only: list[int] | None = None, **options) -> dict:
     """A run with a checkpoint at each step, or where `save_strategy` wants one, and one that goes on from each.
 
     Returns:
-        `resumes` and `steps` that were compared, `wrong` [(checkpoint, step, what)], and the rows `seen` at each step.
+        `resumes` and `steps` that were compared, `wrong` [(checkpoint, step, what)], the rows `seen` at each step, and
+        whether rows were `weighed`.
     """
     defaults = {"num_train_epochs": 3, "num_pairs": 24, "per_device_train_batch_size": 8, "augment_text": 0.2}
     options = {**defaults, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1, **options}
@@ -240,7 +243,7 @@ def walk(folder: Path, only: list[int] | None = None, **options) -> dict:
                 (step, number, part) for part, value in want[number].items() if pages.steps[number].get(part) != value
             ]
     seen = {step: [rows for rows, _ in page["batches"]] for step, page in diary.steps.items()}
-    return {"resumes": steps, "steps": compared, "wrong": wrong, "seen": seen}
+    return {"resumes": steps, "steps": compared, "wrong": wrong, "seen": seen, "weighed": diary.weighed}
 
 
 def walk_together(folder: Path, result: str, walks: dict[str, dict]) -> None:
@@ -272,7 +275,10 @@ def main(folder: Path, options: dict) -> None:
     if options.pop("output_by_rank", False):
         options["output_dir"] = str(folder / f"output_{os.environ.get('RANK', 0)}")
     eval_items = options.pop("eval_items", PAIRS)
+    weighed = options.pop("weighed", False)
     trainer = make_trainer(folder, **options)
+    if weighed:
+        trainer.memory.weights.copy_(torch.linspace(0, 1, len(trainer.memory)))
     if kill_at is not None:
         trainer.add_callback(KillItself(kill_at, while_saving))
     if break_at is not None:
@@ -287,6 +293,7 @@ def main(folder: Path, options: dict) -> None:
             "log": trainer.state.log_history,
             "weights": trainer.accelerator.unwrap_model(trainer.model).state_dict(),
             "teacher": trainer.teacher.state_dict() if trainer.teacher else None,
+            "pairs": trainer.memory.state() if trainer.memory else {},
             "metrics": {
                 key: value for key, value in metrics.items() if key.startswith("eval_") and "runtime" not in key
             },

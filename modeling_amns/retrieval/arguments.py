@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..processing_amns import AMNSProcessor
+    from .detection import DetectionPipeline, PersonDetector
     from .encoders import Encoder
     from .sources import Source
 
@@ -29,6 +30,7 @@ Value: TypeAlias = str | int | float | bool | datetime.datetime | None
 ImageLike: TypeAlias = Union[str, Path, "Image.Image", Mapping[str, Any]]
 Model: TypeAlias = Union[str, Path, "nn.Module", "Encoder"]
 Processor: TypeAlias = Union["AMNSProcessor", None]
+Detector: TypeAlias = Union[str, Path, "PersonDetector", "DetectionPipeline"]
 Images: TypeAlias = Union[str, Path, Iterable[Union[str, Path, "Image.Image"]], "datasets.Dataset", "Source"]
 MetadataTable: TypeAlias = str | Path | Sequence[Mapping[str, object]] | Frame
 Sentences: TypeAlias = str | tuple[str, float] | Sequence[str | tuple[str, float]]
@@ -40,4 +42,15 @@ QueryImages: TypeAlias = Union[
     Sequence[Union[str, Path, "Image.Image", tuple[Union[str, Path, "Image.Image"], float]]],
 ]
 
-__all__ = ["Frame", "ImageLike", "Images", "MetadataTable", "Model", "Processor", "QueryImages", "Sentences", "Value"]
+__all__ = [
+    "Detector",
+    "Frame",
+    "ImageLike",
+    "Images",
+    "MetadataTable",
+    "Model",
+    "Processor",
+    "QueryImages",
+    "Sentences",
+    "Value",
+]

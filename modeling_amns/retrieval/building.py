@@ -3,18 +3,38 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from .arguments import ImageLike
 from .encoders import Encoder, process_count, process_index
 from .metadata import as_kind
-from .sources import Metadata, Source, file_state, read_image
+from .sources import Source, file_state, read_image
 from .store import VectorStore
 from .table import FileState, Table, joined_kinds
 
 # Images between two commits, for each process: what a killed program has to embed once more at most.
 PIECE = 256
+
+
+class Described(Protocol):
+    """Metadata of images by their name: `Metadata`, or that of persons in frames."""
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each column."""
+
+    @property
+    def unmatched(self) -> int:
+        """Rows of the table about no image of the source."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+
+    def of(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """The values of some images, by column."""
 
 
 @dataclass
@@ -29,6 +49,7 @@ class Changes:
         unchanged: images that were left as they are.
         broken: images that can't be read, with the reason, those of earlier updates included.
         unmatched: rows of metadata about no image of the source, of `metadata_rows`.
+        frames: that a detector looked at for persons.
         seconds: it took.
     """
 
@@ -41,6 +62,7 @@ class Changes:
     broken: dict[str, str] = field(default_factory=dict)
     unmatched: int = 0
     metadata_rows: int = 0
+    frames: int = 0
     seconds: float = 0.0
 
     @property
@@ -59,6 +81,8 @@ class Changes:
             "left out, because they can't be read": len(self.broken),
         }
         text = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "no images"
+        if self.frames:
+            text = f"{self.frames:,} frames looked at: {text if any(counts.values()) else 'no persons found'}"
         if self.unmatched:
             text += f"; {self.unmatched:,} of {self.metadata_rows:,} rows of metadata are about none of the images"
         return f"{text} ({self.seconds:.1f} s)"
@@ -121,7 +145,7 @@ class Builder:
         encoder: Encoder,
         store: VectorStore | None,
         source: Source,
-        metadata: Metadata | None,
+        metadata: Described | None,
         broken: Broken,
         progress: bool = False,
     ):
@@ -265,7 +289,7 @@ class Builder:
             some = differing[start : start + 4096]
             states = [before.files[row[name]] for name in some]
             self.store.put(self._table(some, states, list(self.store.vectors(some)), before, row))
-        self.changes.described = len(differing)
+        self.changes.described += len(differing)
         self.changes.unchanged -= len(differing)
 
     def _break(self, name: str, text: str) -> None:

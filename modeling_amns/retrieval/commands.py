@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from .building import is_main
+from .detection import PersonDetector
 from .encoders import ExportedEncoder, end_processes
 from .gallery import PersonGallery
-from .place import BROKEN, SETTINGS, GalleryInUse
+from .place import BROKEN, SETTINGS, GalleryInUse, holds_persons
 
 # In the folder of images; hidden, so that it is not taken for one of theirs.
 HIDDEN = ".amns"
+_DETECTION = ("label", "threshold", "min_height", "every")
 
 
 def add_index(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +56,9 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="folder of images, read with its sub-folders; or a gallery")
+    parser.add_argument(
+        "folder", type=Path, help="folder of images, read with its sub-folders; a gallery; a recording"
+    )
     parser.add_argument(
         "--gallery", type=Path, metavar="DIR", help=f"where the gallery lies, default {HIDDEN} in the folder"
     )
@@ -68,12 +72,18 @@ def _add_building(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )
     building.add_argument("--batch_size", type=int, default=64, help="images at a time")
     building.add_argument("--num_workers", type=int, default=0, help="processes that decode images")
+    frames = parser.add_argument_group("Whole frames and recordings: each person is cut out; a gallery remembers how")
+    frames.add_argument("--detect", metavar="MODEL", help="object detection checkpoint: folder or id on the Hub")
+    frames.add_argument("--label", help="what it calls a person, default person")
+    frames.add_argument("--threshold", type=float, help="lowest score of a detection, default 0.5")
+    frames.add_argument("--min_height", type=int, metavar="PIXELS", help="lowest height of a person, default 64")
+    frames.add_argument("--every", type=float, metavar="SECONDS", help="between two frames of a recording, default 1")
     return building
 
 
 def index(options: argparse.Namespace) -> int:
     """Brings a folder's gallery up to date, or makes it."""
-    gallery = _open(options)
+    gallery = open_gallery(options)
     if gallery is None:
         gallery = _make(options)
     else:
@@ -89,13 +99,13 @@ def search(options: argparse.Namespace) -> int:
     if options.k < 1:
         raise ValueError(f"-k must be 1 or more, found {options.k}.")
     text, image = _query(options)
-    gallery = _open(options)
+    gallery = open_gallery(options)
     if gallery is None:
         if options.no_index:
             raise ValueError(f"There is no gallery for {options.folder} yet, and --no_index was given.")
         gallery = _make(options)
         _report(gallery, options)
-    elif not options.no_index and (options.metadata is not None or not gallery.is_current()):
+    elif not options.no_index and (options.metadata or options.detector or not gallery.is_current()):
         try:
             _update(gallery, options)
             _report(gallery, options)
@@ -135,18 +145,26 @@ def _query(options: argparse.Namespace) -> tuple[Any, Any]:
     return text, image
 
 
-def _open(options: argparse.Namespace) -> PersonGallery | None:
+def open_gallery(options: argparse.Namespace) -> PersonGallery | None:
     """The folder's gallery, or the gallery that the folder is; `None` where there is none yet."""
     folder = options.folder
-    if not folder.is_dir():
+    # Beside a recording, hidden too.
+    hidden = folder / HIDDEN
+    options.root = folder
+    if folder.is_file():
+        hidden, options.root = folder.with_name(f".{folder.name}{HIDDEN}"), folder.parent
+    elif not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     itself = options.gallery is None and (folder / SETTINGS).is_file()
-    place = folder if itself else options.gallery or folder / HIDDEN
+    place = folder if itself else options.gallery or hidden
     options.place = place
+    options.detector = _detector(options)
+    if folder.is_file() and options.detector is None and not holds_persons(place):
+        raise ValueError(f"{folder} is a file; with --detect MODEL the persons in it are indexed, or pass a folder.")
     if not (place / SETTINGS).is_file():
         return None
     gallery = PersonGallery.load(place, options.model, None, options.batch_size, options.num_workers)
-    resolved = folder.resolve()
+    resolved = options.root.resolve()
     if not itself:
         # A folder that was moved takes its hidden gallery along; a gallery elsewhere belongs to one folder.
         if place.resolve().parent != resolved and gallery.source not in (None, resolved):
@@ -171,12 +189,23 @@ def _make(options: argparse.Namespace) -> PersonGallery:
             options.batch_size,
             options.num_workers,
             progress=sys.stderr.isatty(),
+            detector=options.detector,
         )
 
 
 def _update(gallery: PersonGallery, options: argparse.Namespace) -> None:
     with _writable(options):
-        gallery.update(metadata=options.metadata, progress=sys.stderr.isatty())
+        gallery.update(metadata=options.metadata, progress=sys.stderr.isatty(), detector=options.detector)
+
+
+def _detector(options: argparse.Namespace) -> PersonDetector | None:
+    """The detector that is named."""
+    given = {name: getattr(options, name) for name in _DETECTION if getattr(options, name) is not None}
+    if options.detect is None:
+        if given:
+            raise ValueError(f"--{next(iter(given))} is about persons in frames; it needs --detect MODEL.")
+        return None
+    return PersonDetector(options.detect, **given)
 
 
 class _writable:
@@ -201,19 +230,24 @@ class _writable:
 
 def _report(gallery: PersonGallery, options: argparse.Namespace) -> None:
     _note(options, f"{gallery.changes}; {len(gallery):,} images in {options.place}")
+    if gallery.changes.frames and not len(gallery):
+        options_named = ", ".join(f"--{name} {value}" for name, value in gallery.detector.options.items())
+        _note(options, f"no person was found in any frame with {options_named}.")
     broken = list(gallery.changes.broken.items())
     for path, reason in broken[:10]:
-        _note(options, f"left out {path}: {reason[:200]}")
+        # Of a recording that ends in the middle what was read counts.
+        left_out = "" if reason.startswith("read up") else "left out "
+        _note(options, f"{left_out}{path}: {reason[:200]}")
     if len(broken) > 10:
         _note(options, f"left out {len(broken) - 10:,} more; all are in {options.place / BROKEN}")
 
 
 def _print(gallery: PersonGallery, hits: list[Any], options: argparse.Namespace) -> None:
-    from .pages import as_html, as_json, as_lines, as_sheet, read_file
+    from .pages import as_html, as_json, as_lines, as_sheet, read_file, read_frame
 
     root = gallery.source
-    read = read_file(root)
-    shown_root = root if (options.folder / SETTINGS).is_file() else options.folder
+    read, frame = read_file(root), read_frame(root)
+    shown_root = root if (options.folder / SETTINGS).is_file() else options.root
 
     def place(path: str) -> str:
         return path if shown_root is None else str(shown_root / path)
@@ -231,11 +265,11 @@ def _print(gallery: PersonGallery, hits: list[Any], options: argparse.Namespace)
     title = " + ".join(parts) + "".join(f" - {part}" for part in [*options.subtract, *options.subtract_image])
     if options.html:
         about = [f"{len(hits)} of {len(gallery):,} images", f"where {options.where}" if options.where else ""]
-        page = as_html(hits, title, " · ".join(filter(None, about)), read)
+        page = as_html(hits, title, " · ".join(filter(None, about)), read, frame)
         Path(options.html).write_text(page, encoding="utf-8")
         _note(options, f"wrote {options.html}")
     if options.sheet:
-        as_sheet(hits, title, read).save(options.sheet)
+        as_sheet(hits, title, read, frame).save(options.sheet)
         _note(options, f"wrote {options.sheet}")
 
 
@@ -244,4 +278,4 @@ def _note(options: argparse.Namespace, text: str) -> None:
     print(f"{options.program}: {' '.join(text.split())}", file=sys.stderr)
 
 
-__all__ = ["HIDDEN", "add_index", "add_search", "index", "search"]
+__all__ = ["HIDDEN", "add_index", "add_search", "index", "open_gallery", "search"]

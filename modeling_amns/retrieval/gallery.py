@@ -8,28 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..extras import require
-from .arguments import Images, MetadataTable, Model, Processor, QueryImages, Sentences
+from .arguments import Detector, Images, MetadataTable, Model, Processor, QueryImages, Sentences
 from .building import Broken, Builder, Changes, is_main, plan
+from .cropping import Looked
 from .encoders import Encoder, check_same, open_encoder
+from .frames import CutsPersons
 from .hits import Hit
 from .lance_store import LanceStore
 from .place import (
-    SETTINGS,
+    holds_persons,
     metadata_changed,
     new_settings,
     note_metadata,
     noted_metadata,
     read_broken,
+    read_looked,
     read_parquet,
     read_settings,
+    settings_for,
     whole_or_gone,
-    write_broken,
     write_settings,
     writing,
 )
-from .queries import cut_sentences, query_vector
-from .sources import Metadata, Source, list_images
+from .queries import checked_vector, cut_sentences, query_vector
+from .sources import Metadata, Source
 from .store import MemoryStore, VectorStore
 from .table import Table
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class PersonGallery:
+class PersonGallery(CutsPersons):
     """Embedded person images with metadata, in memory or in a folder.
 
     Make one with `from_images`, `load` or `from_parquet`.
@@ -82,7 +84,8 @@ class PersonGallery:
         self.store, self.folder, self.settings = store, folder, settings
         self._encoder = encoder
         self.changes = Changes()
-        self._broken: Broken = {}
+        self._broken: Broken = {} if folder is None else read_broken(folder)
+        self._looked: dict[str, Looked] = {} if folder is None else read_looked(folder)
         self._loading = (128, 0)
 
     @classmethod
@@ -96,6 +99,7 @@ class PersonGallery:
         batch_size: int = 128,
         num_workers: int = 0,
         progress: bool = False,
+        detector: Detector | None = None,
     ) -> "PersonGallery":
         """Embeds images. Into a folder it can be killed at any moment: called again, it goes on where it was.
 
@@ -112,18 +116,19 @@ class PersonGallery:
             batch_size: images at a time and process.
             num_workers: processes that decode images, beside each.
             progress: show a bar.
+            detector: the source holds whole frames and recordings (a folder, or one file): persons are cut out of them
+                by this `PersonDetector`, or object detection checkpoint. Paths are media fragments, `Fragment`;
+                columns are `source`, `second`, `box`, `detection` and, where it is known, `time`.
         Returns:
             the gallery; `gallery.changes` says what was done and which images could not be read.
         Raises:
             ValueError: there are no images; the folder holds another model's gallery; metadata can't be read.
         """
-        images = Source.of(source)
+        images = Source.of(source, detector is not None or holds_persons(folder))
         described = None if metadata is None and not images.columns else Metadata(images, metadata)
         encoder = open_encoder(model, processor, batch_size, num_workers)
-        if folder is None:
-            gallery = cls(MemoryStore(encoder.dimension), encoder, new_settings(encoder))
-        else:
-            gallery = cls._in_folder(Path(folder), encoder)
+        gallery = cls._new(folder, encoder)
+        gallery._detect_by(detector)
         gallery._note(images, metadata)
         gallery._update(images, described, whole=images.folder is not None, progress=progress)
         return gallery
@@ -150,7 +155,6 @@ class PersonGallery:
         folder = Path(folder)
         settings = read_settings(folder)
         gallery = cls(LanceStore(folder, settings["model"]["dimension"]), None, settings, folder)
-        gallery._broken = read_broken(folder)
         gallery._loading = (batch_size, num_workers)
         if not isinstance(model, (str, Path, type(None))):
             gallery._encoder = open_encoder(model, processor, batch_size, num_workers)
@@ -160,21 +164,13 @@ class PersonGallery:
         return gallery
 
     @classmethod
-    def _in_folder(cls, folder: Path, encoder: Encoder) -> "PersonGallery":
-        """The gallery in a folder, made if there is none."""
-        settings = new_settings(encoder)
-        if (folder / SETTINGS).exists():
-            settings = read_settings(folder)
-            check_same(settings["model"], encoder, str(folder), settings["name"])
-        elif is_main():
-            require("lancedb", "search", "A gallery in a folder")
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise ValueError(f"{folder} holds something else than a gallery; take an empty folder or a new one.")
-            folder.mkdir(parents=True, exist_ok=True)
-            write_settings(folder, settings)
-        gallery = cls(LanceStore(folder, encoder.dimension), encoder, settings, folder)
-        gallery._broken = read_broken(folder)
-        return gallery
+    def _new(cls, folder: str | Path | None, encoder: Encoder) -> "PersonGallery":
+        """A gallery in memory, or the one in a folder, made if there is none."""
+        if folder is None:
+            return cls(MemoryStore(encoder.dimension), encoder, new_settings(encoder))
+        folder = Path(folder)
+        settings = settings_for(folder, encoder, is_main())
+        return cls(LanceStore(folder, encoder.dimension), encoder, settings, folder)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -253,16 +249,12 @@ class PersonGallery:
         exact: bool | None = None,
     ) -> list[Hit]:
         """As `search`, for a vector [D] of the gallery's model."""
-        vector = np.asarray(query, np.float32).reshape(-1)
-        if len(vector) != self.settings["model"]["dimension"] or not np.isfinite(vector).all():
-            raise ValueError(
-                f"A query has {self.settings['model']['dimension']} finite numbers, found {len(vector)} entries."
-            )
-        return self._rows.search(vector / max(float(np.linalg.norm(vector)), 1e-12), k, where, group_by, exact)
+        vector = checked_vector(query, self.settings["model"]["dimension"])
+        return self._rows.search(vector, k, where, group_by, exact)
 
     def add(self, source: Images, metadata: MetadataTable | None = None, progress: bool = False) -> Changes:
         """Embeds more images, as in `from_images`; those that are there and unchanged are left alone."""
-        images = Source.of(source)
+        images = Source.of(source, self.detects)
         if images.folder is not None and self.source not in (None, images.folder):
             raise ValueError(f"The gallery is of {self.source}; give {images.folder} a gallery of its own.")
         described = None if metadata is None and not images.columns else Metadata(images, metadata)
@@ -278,7 +270,11 @@ class PersonGallery:
             return before - len(self._rows)
 
     def update(
-        self, source: Images | None = None, metadata: MetadataTable | None = None, progress: bool = False
+        self,
+        source: Images | None = None,
+        metadata: MetadataTable | None = None,
+        progress: bool = False,
+        detector: Detector | None = None,
     ) -> Changes:
         """Brings the gallery up to date with its folder: new, changed and deleted files; only those are embedded.
 
@@ -290,10 +286,12 @@ class PersonGallery:
                 are not in it are removed.
             metadata: as in `from_images`; default the file that was named last, if it is still there.
             progress: show a bar.
+            detector: of a gallery of persons in frames; default the one that it was made with.
         """
         if source is None and self.source is None:
             raise ValueError("The gallery was not made of a folder; pass update() its images.")
-        images = Source.of(self.source if source is None else source)
+        self._detect_by(detector)
+        images = Source.of(self._place() if source is None else source, self.detects)
         if metadata is None:
             metadata = noted_metadata(self.settings)
         described = None if metadata is None and not images.columns else Metadata(images, metadata)
@@ -304,9 +302,10 @@ class PersonGallery:
         """Whether the gallery holds what its folder holds, by size and time of each file; nothing is read."""
         if self.source is None:
             return True
-        states = list_images(self.source)
-        source = Source({name: name for name in states}, self.source, states)
-        return not plan(source, self._rows.states(), self._broken, whole=True) and not metadata_changed(self.settings)
+        source = Source.of(self._place(), self.detects)
+        known = {name: (seen.size, seen.mtime_ns) for name, seen in self._looked.items()}
+        states = known if self.detects else self._rows.states()
+        return not plan(source, states, self._broken, whole=True) and not metadata_changed(self.settings)
 
     def build_index(self) -> None:
         """Makes the index that approximates, which galleries beyond 100,000 images have of themselves."""
@@ -320,12 +319,13 @@ class PersonGallery:
         """Writes the gallery to an empty or new folder; returns the gallery there."""
         if self.folder is not None and Path(folder).resolve() == self.folder.resolve():
             return self
-        made = self._in_folder(Path(folder), self.encoder)
-        made.settings |= {key: self.settings[key] for key in ("source", "metadata") if key in self.settings}
+        made = self._new(folder, self.encoder)
+        noted = ("source", "only", "metadata", "detector")
+        made.settings |= {key: self.settings[key] for key in noted if key in self.settings}
         made._fill(self._rows.read(vectors=True))
-        made._broken = dict(self._broken)
+        made._broken, made._looked, made._detector = dict(self._broken), dict(self._looked), self._detector
         write_settings(Path(folder), made.settings)
-        write_broken(Path(folder), made._broken)
+        made._keep()
         return made
 
     def export_parquet(self, file: str | Path) -> None:
@@ -343,11 +343,7 @@ class PersonGallery:
         """
         encoder = open_encoder(model, processor)
         table = read_parquet(Path(file), encoder.dimension)
-        gallery = (
-            cls(MemoryStore(encoder.dimension), encoder, new_settings(encoder))
-            if folder is None
-            else cls._in_folder(Path(folder), encoder)
-        )
+        gallery = cls._new(folder, encoder)
         gallery._fill(table)
         return gallery
 
@@ -367,26 +363,26 @@ class PersonGallery:
             self._rows.finish()
 
     def _update(self, source: Source, metadata: Metadata | None, whole: bool, progress: bool) -> Changes:
+        self._refuse_processes()
         if not is_main():
             Builder(self.encoder, None, source, metadata, self._broken).run(whole)
             return self.changes
         with self._writing():
             if self.folder is not None:
                 write_settings(self.folder, self.settings)
-            builder = Builder(self.encoder, self._rows, source, metadata, self._broken, progress)
+            builder = self._builder(source, metadata, progress)
             self.changes = builder.changes
             try:
                 builder.run(whole)
             finally:
-                if self.folder is not None:
-                    write_broken(self.folder, self._broken)
+                self._keep()
             self._rows.finish()
         return self.changes
 
     def _note(self, source: Source, metadata: MetadataTable | None) -> None:
         """Keeps where images and metadata came from, for `update`."""
         if source.folder is not None:
-            self.settings["source"] = str(source.folder)
+            self.settings |= {"source": str(source.folder), "only": source.only}
         if isinstance(metadata, (str, Path)):
             note_metadata(self.settings, Path(metadata))
 

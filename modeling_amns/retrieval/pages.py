@@ -6,17 +6,22 @@ import html
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .fragments import Fragment
 from .hits import Hit
+from .recordings import shown_second
 
 if TYPE_CHECKING:
     from PIL import Image
 
 # Heights in pixels: of a page's thumbnails, twice what is shown, and of a picture's tiles.
 THUMBNAIL, TILE = 384, 192
-_GAP, _CAPTION, _LINE, _COLUMNS = 12, 12, 16, 5
+_GAP, _CAPTION, _LINE, _COLUMNS, _COLUMNS_OF_FRAMES = 12, 12, 16, 5, 3
+# Around the person in a frame, on a white rim that shows on any ground.
+BOX = (220, 30, 30)
 # No script, nothing from anywhere else, whatever a name or a metadata value holds.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
@@ -29,6 +34,7 @@ ol { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(m
 li { border: 1px solid #8884; border-radius: .5rem; overflow: hidden; }
 .picture { align-items: center; background: #8882; display: flex; height: 12rem; justify-content: center; }
 img { height: 100%; max-width: 100%; object-fit: contain; }
+.frame { display: block; height: auto; width: 100%; }
 .text { padding: .5rem .6rem .6rem; }
 .rank { font-weight: 600; }
 .score { float: right; font-variant-numeric: tabular-nums; opacity: .7; }
@@ -45,13 +51,14 @@ def as_lines(hits: Sequence[Hit]) -> str:
      1  0.412  cam1/7.png  camera c1  frame 3
      2  0.100  x.png
     """
-    names = {name: None for hit in hits for name in hit.metadata}
+    told = [_told(hit) for hit in hits]
+    names = {name: None for metadata in told for name in metadata}
     rows = [
         [
             _printable(hit.path),
-            *(f"{name} {_printable(shown(hit.metadata[name]))}" if name in hit.metadata else "" for name in names),
+            *(f"{name} {_printable(shown(metadata[name]))}" if name in metadata else "" for name in names),
         ]
-        for hit in hits
+        for hit, metadata in zip(hits, told)
     ]
     # A column is as wide as its widest value, one very long value apart.
     widths = [min(60, max(map(len, column))) for column in zip(*rows)]
@@ -73,7 +80,13 @@ def as_json(hits: Sequence[Hit], place: Callable[[str], str]) -> str:
     return json.dumps(rows, indent=2, ensure_ascii=False, default=shown)
 
 
-def as_html(hits: Sequence[Hit], title: str, subtitle: str, read: Callable[[str], "Image.Image"]) -> str:
+def as_html(
+    hits: Sequence[Hit],
+    title: str,
+    subtitle: str,
+    read: Callable[[str], "Image.Image"],
+    frame: Callable[[str], "Image.Image | None"] = lambda path: None,
+) -> str:
     """One page with everything in it: no script, no file or address beside it, every text escaped.
 
     Args:
@@ -81,15 +94,17 @@ def as_html(hits: Sequence[Hit], title: str, subtitle: str, read: Callable[[str]
         title: the query.
         subtitle: filter, gallery, model.
         read: the image with this path, upright RGB; an error leaves its place empty.
+        frame: the whole frame that it was cut out of, with its box; `None` where it was not.
     """
     items = []
     for rank, hit in enumerate(hits, start=1):
         pairs = "".join(
-            f"<dt>{html.escape(name)}</dt><dd>{html.escape(shown(value))}</dd>" for name, value in hit.metadata.items()
+            f"<dt>{html.escape(name)}</dt><dd>{html.escape(shown(value))}</dd>" for name, value in _told(hit).items()
         )
         items.append(
-            f'<li><div class="picture">{_thumbnail(hit, read)}</div><div class="text"><span class="rank">{rank}</span>'
-            f'<span class="score">{hit.score:.3f}</span><div class="path">{html.escape(hit.path)}</div>'
+            f'<li><div class="picture">{_thumbnail(hit, read)}</div>{_thumbnail(hit, frame, "frame")}'
+            f'<div class="text"><span class="rank">{rank}</span>'
+            f'<span class="score">{hit.score:.3f}</span><div class="path">{html.escape(_called(hit))}</div>'
             f"{f'<dl>{pairs}</dl>' if pairs else ''}</div></li>"
         )
     page = (
@@ -105,22 +120,35 @@ def as_html(hits: Sequence[Hit], title: str, subtitle: str, read: Callable[[str]
     return page.encode("utf-8", "replace").decode()
 
 
-def as_sheet(hits: Sequence[Hit], title: str, read: Callable[[str], "Image.Image"]) -> "Image.Image":
-    """A picture: the images in rows, best first, with rank, score and path under each."""
+def as_sheet(
+    hits: Sequence[Hit],
+    title: str,
+    read: Callable[[str], "Image.Image"],
+    frame: Callable[[str], "Image.Image | None"] = lambda path: None,
+) -> "Image.Image":
+    """A picture: the images in rows, best first, with rank, score and path under each; arguments as `as_html`."""
     from PIL import Image, ImageDraw
 
     from ..fonts import font_for
 
-    columns = min(_COLUMNS, max(1, len(hits)))
-    tiles = []
-    for hit in hits:
+    def drawn(hit: Hit) -> Image.Image:
         try:
-            image = read(hit.path)
-            image = image.resize((max(1, round(TILE * image.width / image.height)), TILE))
+            images = [found for found in (read(hit.path), frame(hit.path)) if found is not None]
         # What was there when it was embedded may be gone.
-        except (OSError, ValueError):
-            image = Image.new("RGB", (TILE // 2, TILE), "lightgrey")
-        tiles.append(image.crop((0, 0, min(image.width, 2 * TILE), TILE)))
+        except (OSError, ValueError, ImportError):
+            return Image.new("RGB", (TILE // 2, TILE), "lightgrey")
+        resized = [image.resize((max(1, round(TILE * image.width / image.height)), TILE)) for image in images]
+        resized = [image.crop((0, 0, min(image.width, 2 * TILE), TILE)) for image in resized]
+        beside = Image.new("RGB", (sum(image.width + 4 for image in resized) - 4, TILE), "white")
+        left = 0
+        for image in resized:
+            beside.paste(image, (left, 0))
+            left += image.width + 4
+        return beside
+
+    most = _COLUMNS_OF_FRAMES if any(Fragment.of(hit.path) for hit in hits) else _COLUMNS
+    columns = min(most, max(1, len(hits)))
+    tiles = [drawn(hit) for hit in hits]
     wide = max([150, *(tile.width for tile in tiles)])
     rows = -(-len(tiles) // columns)
     top = _GAP + 24
@@ -142,20 +170,77 @@ def as_sheet(hits: Sequence[Hit], title: str, read: Callable[[str], "Image.Image
         sheet.paste(tile, (left, upper))
         write((left, upper + TILE + 2), f"{number + 1}   {hit.score:.3f}", _CAPTION, wide)
         # The end of a path tells images apart.
-        path = hit.path if len(hit.path) < 28 else f"... {hit.path[-24:]}"
+        path = _called(hit)
+        path = path if len(path) < 28 else f"... {path[-24:]}"
         write((left, upper + TILE + 2 + _LINE), path, _CAPTION, wide)
     return sheet
 
 
 def read_file(root: Path | None) -> Callable[[str], "Image.Image"]:
-    """A function that reads images by their path in a gallery of a folder; paths that leave it are a ValueError."""
+    """A function that reads images by their path in a gallery of a folder; paths that leave it are a ValueError.
+
+    A path that is a media fragment gives the person that was cut out there.
+    """
+    whole = _reader(root)
 
     def read(path: str) -> "Image.Image":
-        from ..data.images import decode_image
+        image, found = whole(path)
+        if found is None:
+            return image
+        left, top, width, height = found.box
+        return image.crop((left, top, left + width, top + height))
 
+    return read
+
+
+def read_frame(root: Path | None) -> Callable[[str], "Image.Image | None"]:
+    """As `read_file`, the whole frame with the person's box; `None` for an image that was not cut out of one."""
+    whole = _reader(root)
+
+    def read(path: str) -> "Image.Image | None":
+        if Fragment.of(path) is None:
+            return None
+        image, found = whole(path)
+        return None if found is None else with_box(image, found.box)
+
+    return read
+
+
+def with_box(frame: "Image.Image", box: tuple[int, int, int, int]) -> "Image.Image":
+    """A copy of a frame in which a box is drawn: left, top, width, height in pixels."""
+    from PIL import ImageDraw
+
+    shown = frame.copy()
+    pen, line = ImageDraw.Draw(shown), max(2, round(frame.height / 120))
+    left, top, width, height = box
+    for colour, grown in (("white", 2 * line), (BOX, line)):
+        corners = (left - grown, top - grown, left + width - 1 + grown, top + height - 1 + grown)
+        pen.rectangle(corners, outline=colour, width=line)
+    return shown
+
+
+def _reader(root: Path | None) -> "Callable[[str], tuple[Image.Image, Fragment | None]]":
+    """Reads a whole image or frame, and says which part of it is meant."""
+
+    # The crop and its frame are asked for one after the other.
+    @lru_cache(maxsize=1)
+    def whole(source: str, second: float | None) -> "Image.Image":
+        from ..data.images import decode_image
+        from .recordings import open_recording
+
+        if second is None:
+            return decode_image({"path": source, "bytes": None})
+        with open_recording(source) as recording:
+            return recording.at(second)
+
+    def read(path: str) -> "tuple[Image.Image, Fragment | None]":
         if root is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
             raise ValueError(f"{path} leaves {root}, the folder of the gallery's images.")
-        return decode_image({"path": str((root or Path()) / path), "bytes": None})
+        place = (root or Path()) / path
+        found = Fragment.of(path)
+        if found is None or place.exists():
+            return whole(str(place), None), None
+        return whole(str((root or Path()) / found.source), found.second), found
 
     return read
 
@@ -167,16 +252,33 @@ def shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _thumbnail(hit: Hit, read: Callable[[str], "Image.Image"]) -> str:
+def _called(hit: Hit) -> str:
+    """A path as people read it: the file, and when in it."""
+    found = Fragment.of(hit.path)
+    if found is None or "source" not in hit.metadata:
+        return hit.path
+    return found.source if found.second is None else f"{found.source} {shown_second(found.second)}"
+
+
+def _told(hit: Hit) -> dict[str, object]:
+    """The metadata that the path does not say already."""
+    said = ("source", "second", "box") if Fragment.of(hit.path) else ()
+    return {name: value for name, value in hit.metadata.items() if name not in said}
+
+
+def _thumbnail(hit: Hit, read: "Callable[[str], Image.Image | None]", kind: str = "crop") -> str:
     try:
         image = read(hit.path)
-    except (OSError, ValueError):
-        return "can't be read"
+    except (OSError, ValueError, ImportError):
+        return "can't be read" if kind == "crop" else ""
+    if image is None:
+        return ""
+    image = image.copy()
     image.thumbnail((2 * THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=85)
     source = base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="{html.escape(hit.path)}" src="data:image/jpeg;base64,{source}">'
+    return f'<img class="{kind}" alt="{html.escape(hit.path)}" src="data:image/jpeg;base64,{source}">'
 
 
 def _printable(text: str) -> str:
@@ -187,4 +289,4 @@ def _printable(text: str) -> str:
     )
 
 
-__all__ = ["as_html", "as_json", "as_lines", "as_sheet", "read_file", "shown"]
+__all__ = ["as_html", "as_json", "as_lines", "as_sheet", "read_file", "read_frame", "shown", "with_box"]

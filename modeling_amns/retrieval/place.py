@@ -13,12 +13,13 @@ import numpy as np
 from ..disk import names_full_disk
 from ..extras import require
 from .building import Broken
-from .encoders import Encoder
+from .cropping import Looked
+from .encoders import Encoder, check_same
 from .exact import FULL, write_json
 from .metadata import check_names
 from .table import Table
 
-SETTINGS, BROKEN, LOCK = "gallery.json", "broken.json", "lock"
+SETTINGS, BROKEN, LOOKED, LOCK = "gallery.json", "broken.json", "frames.json", "lock"
 _FORMAT = 1
 
 
@@ -147,6 +148,31 @@ def new_settings(encoder: Encoder) -> dict[str, Any]:
     return {"format": _FORMAT, "name": name, "model": identity}
 
 
+def settings_for(folder: Path, encoder: Encoder, writer: bool) -> dict[str, Any]:
+    """What the gallery in a folder says of itself; the writer makes it if there is none.
+
+    Raises:
+        ValueError: it is another model's, or the folder holds something else.
+    """
+    if (folder / SETTINGS).exists():
+        settings = read_settings(folder)
+        check_same(settings["model"], encoder, str(folder), settings["name"])
+        return settings
+    settings = new_settings(encoder)
+    if writer:
+        require("lancedb", "search", "A gallery in a folder")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} holds something else than a gallery; take an empty folder or a new one.")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_settings(folder, settings)
+    return settings
+
+
+def holds_persons(folder: str | Path | None) -> bool:
+    """Whether the gallery in a folder is one of persons in frames, by what it says of itself."""
+    return folder is not None and (Path(folder) / SETTINGS).exists() and "detector" in read_settings(Path(folder))
+
+
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Writes what a gallery says of itself; which model it was opened with this time is no part of that."""
     with names_full_disk(folder, FULL):
@@ -168,18 +194,41 @@ def read_broken(folder: Path) -> Broken:
         return {}
 
 
+def write_looked(folder: Path, looked: dict[str, Looked]) -> None:
+    """Writes which whole frames and recordings have been looked at."""
+    write_json(folder / LOOKED, looked)
+
+
+def read_looked(folder: Path) -> dict[str, Looked]:
+    """Which whole frames and recordings have been looked at; nothing where that is not known."""
+    try:
+        found = json.loads((folder / LOOKED).read_text(encoding="utf-8"))
+        looked = {str(name): Looked(*seen) for name, seen in found.items()}
+        if all(seen.began is None or isinstance(seen.size + seen.mtime_ns, int) for seen in looked.values()):
+            return looked
+    # Looking again finds the same persons.
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass
+    return {}
+
+
 __all__ = [
     "BROKEN",
+    "LOOKED",
     "SETTINGS",
     "GalleryInUse",
+    "holds_persons",
     "metadata_changed",
     "new_settings",
     "note_metadata",
     "noted_metadata",
     "read_broken",
+    "read_looked",
     "read_parquet",
     "read_settings",
+    "settings_for",
     "write_broken",
+    "write_looked",
     "write_settings",
     "writing",
 ]

@@ -88,9 +88,21 @@ def _is_pair(part: object) -> bool:
     )
 
 
+def checked_vector(query: object, dimension: int) -> np.ndarray:
+    """A user's vector at length 1, float32 [D].
+
+    Raises:
+        ValueError: it has another dimension, or numbers that are not finite.
+    """
+    vector = np.asarray(query, np.float32).reshape(-1)
+    if len(vector) != dimension or not np.isfinite(vector).all():
+        raise ValueError(f"A query has {dimension} finite numbers, found {len(vector)} entries.")
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
 def _unit(vector: np.ndarray) -> np.ndarray:
     wide = vector.astype(np.float64)
     return wide / max(float(np.linalg.norm(wide)), 1e-12)
 
 
-__all__ = ["cut_sentences", "query_vector"]
+__all__ = ["checked_vector", "cut_sentences", "query_vector"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import Frame, ImageLike, Images, MetadataTable
 from .metadata import check_names, read_metadata, typed
+from .recordings import SUFFIXES as RECORDINGS
 from .table import FileState
 
 if TYPE_CHECKING:
@@ -26,17 +27,22 @@ class Source:
         folder: the folder, if it is one: what is no longer in it can be told.
         states: bytes and time of the last change, of files.
         columns: metadata that the images bring along, a list of as many values as there are images.
+        only: name of the file that the source is, alone in its folder.
     """
 
     images: "dict[str, ImageLike | _Row]"
     folder: Path | None = None
     states: dict[str, tuple[int, int]] = field(default_factory=dict)
     columns: dict[str, list[Any]] = field(default_factory=dict)
+    only: str | None = None
 
     @classmethod
-    def of(cls, images: Images) -> "Source":
+    def of(cls, images: Images, recordings: bool = False) -> "Source":
         """The source that a user's argument stands for.
 
+        Args:
+            images: as in `PersonGallery.from_images`.
+            recordings: whole frames are wanted: recordings count too, and a file alone may be the source.
         Raises:
             FileNotFoundError: there is no such folder.
             NotADirectoryError: it is a file.
@@ -45,7 +51,9 @@ class Source:
         if isinstance(images, Source):
             return images
         if isinstance(images, (str, Path)):
-            return cls.of_folder(Path(images))
+            if recordings and Path(images).is_file():
+                return cls._of_file(Path(images))
+            return cls.of_folder(Path(images), recordings)
         if hasattr(images, "column_names"):
             return cls._of_dataset(images)
         if isinstance(images, Mapping) or not isinstance(images, Iterable):
@@ -56,14 +64,27 @@ class Source:
         return cls._of_list(list(images))
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "Source":
-        """All image files in a folder and its sub-folders; hidden ones are left out."""
-        states = list_images(folder)
+    def of_folder(cls, folder: Path, recordings: bool = False) -> "Source":
+        """All image files in a folder and its sub-folders, on request recordings too; hidden ones are left out."""
+        states = list_images(folder, recordings)
         if not states:
+            suffixes = SUFFIXES | RECORDINGS if recordings else SUFFIXES
+            there = 0 if recordings else len(list_images(folder, recordings=True))
+            hint = f" There are {there:,} recordings, in which a detector finds persons." if there else ""
             raise ValueError(
-                f"There are no images in {folder}; looked in it and its sub-folders for {', '.join(sorted(SUFFIXES))}."
+                f"There are no images in {folder}; looked in it and its sub-folders for "
+                f"{', '.join(sorted(suffixes))}.{hint}"
             )
         return cls({name: folder / name for name in states}, folder.resolve(), states)
+
+    @classmethod
+    def _of_file(cls, file: Path) -> "Source":
+        if file.suffix.lower() not in SUFFIXES | RECORDINGS:
+            raise ValueError(
+                f"{file} is neither an image nor a recording by its name; expected "
+                f"{', '.join(sorted(SUFFIXES | RECORDINGS))}."
+            )
+        return cls({file.name: file}, file.parent.resolve(), {file.name: _state(file)}, only=file.name)
 
     @classmethod
     def _of_list(cls, images: list[Any]) -> "Source":
@@ -125,24 +146,27 @@ def read_image(image: "ImageLike | _Row") -> ImageLike:
     return image.read() if isinstance(image, _Row) else image
 
 
-def list_images(folder: Path) -> dict[str, tuple[int, int]]:
+def list_images(folder: Path, recordings: bool = False) -> dict[str, tuple[int, int]]:
     """Bytes and time of the last change of each image file below a folder, by its path relative to it, sorted.
 
+    Args:
+        folder: the folder.
+        recordings: list them too.
     Raises:
         OSError: the folder, or one in it, can't be listed: nothing is left out without a word.
     """
-    return dict(sorted(_walk(os.fspath(folder), "")))
+    return dict(sorted(_walk(os.fspath(folder), "", SUFFIXES | RECORDINGS if recordings else SUFFIXES)))
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _walk(folder: str, prefix: str, suffixes: frozenset[str]) -> Iterator[tuple[str, tuple[int, int]]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             # Hidden, the gallery itself among them; or of a name that is no text.
             if entry.name.startswith(".") or not _is_text(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", suffixes)
+            elif os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file():
                 found = entry.stat()
                 yield prefix + entry.name, (found.st_size, found.st_mtime_ns)
 
