@@ -13,13 +13,13 @@ from torch import Tensor
 from .curves import draw_training
 from .data.collator import pad_tokens
 from .evaluation import EmbeddedSplit
-from .masking import MASK_SCORES, patch_scores, select_patches
+from .masking import patch_scores, select_patches
 from .protocols import ImageTower, MaskedEncoder, PairProcessor
 from .report import read_history
 from .visualization import as_seen, draw_table, heat_map, kept_patches, ranking_picture, spread, tile
 
 ROWS = 6
-# What stands above a column.
+# Scores that are shown, and what stands above their columns; `worst` keeps what `attention` drops.
 TITLES = {
     "attention": "attention\nall layers",
     "attention_last": "attention\nlast layer",
@@ -42,7 +42,7 @@ def shown_pairs(
 def scores_by_kind(
     model: MaskedEncoder, processor: PairProcessor, captions: list[str], images: list[Image.Image]
 ) -> dict[str, Tensor]:
-    """Each score of `masking.MASK_SCORES` of the patches of images, with the model as its own teacher.
+    """Each score of `TITLES` of the patches of images, with the model as its own teacher.
 
     Args:
         model: in eval mode, on its device.
@@ -61,7 +61,7 @@ def scores_by_kind(
     tower = cast(ImageTower, model.image_side())
     return {
         kind: patch_scores(kind, tower, pixels, cast(Tensor, texts), generator=generator).float().cpu()
-        for kind in MASK_SCORES
+        for kind in TITLES
     }
 
 
@@ -74,7 +74,7 @@ def attention_picture(
     images = [tile(image) for image in images]
     maps = {
         TITLES[kind]: [heat_map(image, own, model.grid_size) for image, own in zip(images, scores[kind])]
-        for kind in MASK_SCORES
+        for kind in TITLES
         if kind != "random"
     }
     return draw_table(captions, {"image": images, **maps})

@@ -199,9 +199,10 @@ def _update(gallery: PersonGallery, options: argparse.Namespace) -> None:
 
 
 def _detector(options: argparse.Namespace) -> PersonDetector | None:
-    """The detector that is named."""
-    given = {name: getattr(options, name) for name in _DETECTION if getattr(options, name) is not None}
-    if options.detect is None:
+    """The detector that is named; programs that only open a gallery name none."""
+    told = {name: getattr(options, name, None) for name in _DETECTION}
+    given = {name: value for name, value in told.items() if value is not None}
+    if getattr(options, "detect", None) is None:
         if given:
             raise ValueError(f"--{next(iter(given))} is about persons in frames; it needs --detect MODEL.")
         return None
