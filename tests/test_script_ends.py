@@ -225,6 +225,8 @@ def started(*command: object):
         stderr=subprocess.PIPE,
         env=environment,
         start_new_session=True,
+        # A shell that runs the tests in its background has Ctrl-C ignored by all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
