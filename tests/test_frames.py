@@ -150,6 +150,8 @@ def write_bad(folder):
     (folder / "cut.mkv").write_bytes(good[: len(good) * 2 // 3])
     (folder / "long.mkv").unlink()
     record(folder / "jump.mkv", walk(3), seconds=[0, 1, 3e5])
+    # A recording of a format that is not on the list, which FFmpeg alone would read.
+    record(folder / "other.y4m", walk(2), codec="wrapped_avframe").rename(folder / "other.mp4")
     (folder / "text.mp4").write_text("nothing" * 100)
     (folder / "empty.avi").write_bytes(b"")
     (folder / "list.mp4").write_text(
@@ -165,6 +167,7 @@ def write_bad(folder):
     return {
         "cut.mkv": "was it copied in full?",
         "jump.mkv": "read up to 0:00:01.0 alone: a time stamp lies beyond 48 hours",
+        "other.mp4": "it is no recording that is read",
         "text.mp4": "it is no recording that is read",
         "empty.avi": "it is no recording that is read",
         "list.mp4": "it is no recording that is read",
