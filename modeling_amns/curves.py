@@ -100,12 +100,17 @@ def draw_training(history: Sequence[Mapping[str, Any]], file: str | Path) -> boo
     figure = training_figure(history)
     if figure is None:
         return False
+    save_figure(figure, file)
+    return True
+
+
+def save_figure(figure: "Figure", file: str | Path) -> None:
+    """Writes a figure as PNG, whole or not at all; no window system is asked for."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     with whole_file(Path(file)) as part:
         figure.savefig(part, dpi=130, format="png")
-    return True
 
 
-__all__ = ["draw_training", "figure_lines", "loss_lines", "training_figure"]
+__all__ = ["draw_training", "figure_lines", "loss_lines", "save_figure", "training_figure"]

@@ -24,6 +24,7 @@ from modeling_amns.ablation import (
     read_grid,
     read_records,
     sort_records,
+    start_cell,
 )
 from modeling_amns.cli import parse, run_script
 from modeling_amns.disk import write_whole
@@ -90,16 +91,18 @@ def main() -> int:
     folder = Path(options.output_dir)
     results = Path(options.results) if options.results else folder / "results.jsonl"
     cells = check_grid(grid, folder / "start")
-    records, others = sort_records(read_records(results), cells)
+    before = start_cell(grid)
+    records, others = sort_records(read_records(results), [*cells, *([before] if before else [])])
+    zero_shot = next((record for record in records if before and record.key == before.key), None)
+    records = [record for record in records if record is not zero_shot]
     stale = sorted({record.row for record in others} & set(grid.rows))
     if stale:
-        names = [f"{r.row}, noise {r.noise_rate:g}, seed {r.seed}" for r in others if r.row in stale]
+        names = [str(record.key) for record in others if record.row in stale]
         print(
             f"{len(names)} line(s) of {results} are of runs that this grid does not ask for (other options, rates or "
             f"seeds) and stay out of the table: {'; '.join(names[:8])}{'; ...' if len(names) > 8 else ''}."
         )
     runner = CellRunner(folder, results, options.jobs)
-    zero_shot = next((record for record in others if record.row == "the start"), None)
     if options.table_only:
         write(grid, records, folder, zero_shot)
         return 0
@@ -109,16 +112,16 @@ def main() -> int:
         missing = [cell for cell in cells if cell.key not in done]
         print(f"{len(cells)} runs, {len(cells) - len(missing)} of them done; results: {results}")
         if missing:
-            zero_shot = runner.rank_start(grid, runner.make_start(grid))
+            start = runner.make_start(grid)
+            zero_shot = zero_shot or runner.rank_start(grid, start)
 
         def tell(count: int, record: CellRecord) -> None:
             records[:] = [known for known in records if known.key != record.key] + [record]
-            name = f"{record.row}, noise {record.noise_rate:g}, seed {record.seed}"
             figures = record.failed or (
                 f"Rank-1 {record.last['rank1']:.2f}, mAP {record.last['mAP']:.2f} (best {record.best['rank1']:.2f}), "
                 f"{record.seconds:.0f} s, {record.peak_memory_mb} MiB"
             )
-            print(f"[{count}/{len(missing)}] {name}: {figures}", flush=True)
+            print(f"[{count}/{len(missing)}] {record.key}: {figures}", flush=True)
             write(grid, records, folder, zero_shot)
 
         runner.run(missing, tell)

@@ -2,7 +2,7 @@
 
 from .grid import Cell, Grid, check_grid, read_grid
 from .records import CellRecord, read_records, sort_records
-from .runs import CellRunner
+from .runs import CellRunner, start_cell
 from .statistics import Difference, PersonFigures, paired_difference
 from .tables import ablation_page, draw_curves
 
@@ -20,4 +20,5 @@ __all__ = [
     "read_grid",
     "read_records",
     "sort_records",
+    "start_cell",
 ]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -16,6 +16,17 @@ from ..run_arguments import parse_arguments
 # Options of a run that the ablation sets itself.
 OWN_OPTIONS = ("noise_rate", "noise_seed", "seed", "output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 _MAX_BYTES, _MAX_CELLS, _MAX_TOLD = 2**20, 10_000, 500
+
+
+class CellKey(NamedTuple):
+    """A run's place in the table; as text, what people call it."""
+
+    row: str
+    noise_rate: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.row}, noise {self.noise_rate:g}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -37,14 +48,9 @@ class Cell:
     start: str | None = None
 
     @property
-    def name(self) -> str:
-        """What people call it."""
-        return f"{self.row}, noise {self.noise_rate:g}, seed {self.seed}"
-
-    @property
-    def key(self) -> tuple[str, float, int]:
+    def key(self) -> CellKey:
         """Its place in the table."""
-        return (self.row, self.noise_rate, self.seed)
+        return CellKey(self.row, self.noise_rate, self.seed)
 
     @property
     def told(self) -> dict[str, Any]:
@@ -175,13 +181,17 @@ def check_grid(grid: Grid, start_folder: Path) -> list[Cell]:
         if unknown or "root" not in arguments:
             found = f"found {', '.join(unknown)}" if unknown else "root is missing"
             raise ValueError(f"{name} takes {', '.join(sorted(known))}; {found}.")
-    runs: dict[str, Mapping[str, Any]] = {"start": (grid.start or {}).get("options") or {}} if grid.start else {}
-    checked = runs | {f"row {cell.row}": cell.options for cell in cells}
+    for row, options in grid.rows.items():
+        own = [option for option in OWN_OPTIONS if option in grid.base or option in options]
+        if own:
+            raise ValueError(
+                f"row {row}: {', '.join(own)} can't be set, noise_rates, seeds and the place decide them."
+            )
+    checked = {"start": grid.start.get("options") or {}} if grid.start else {}
+    # A row differs in noise and seed alone.
+    checked |= {f"row {cell.row}": cell.options for cell in cells}
     source = None
     for name, options in checked.items():
-        own = [option for option in OWN_OPTIONS if option in {**grid.base, **grid.rows.get(name[4:], {})}]
-        if own and name != "start":
-            raise ValueError(f"{name}: {', '.join(own)} can't be set, noise_rates, seeds and the place decide them.")
         told = dict(options)
         if grid.start:
             told.pop("model_name_or_path", None)
@@ -262,4 +272,4 @@ def _check_seed(seed: float) -> None:
 _SETTING = ("base", "synthetic", "start", "noise_rates", "seeds")
 _FIELDS = tuple(option.name for option in fields(Grid))
 
-__all__ = ["OWN_OPTIONS", "Cell", "Grid", "as_words", "check_grid", "digest", "read_grid"]
+__all__ = ["OWN_OPTIONS", "Cell", "CellKey", "Grid", "as_words", "check_grid", "digest", "read_grid"]

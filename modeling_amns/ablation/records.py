@@ -11,7 +11,7 @@ import numpy as np
 from ..brief import in_short
 from ..query_figures import read_query_figures
 from ..report import RunReport, read_object
-from .grid import Cell
+from .grid import Cell, CellKey
 from .statistics import PersonFigures
 
 # Figures that are kept person by person: those that intervals are made of.
@@ -48,9 +48,9 @@ class CellRecord:
     persons: dict[str, list[float]] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[str, float, int]:
+    def key(self) -> CellKey:
         """Its place in the table."""
-        return (self.row, self.noise_rate, self.seed)
+        return CellKey(self.row, self.noise_rate, self.seed)
 
     def person_figures(self, name: str) -> PersonFigures:
         """One of `PERSON_FIGURES` for each person."""

@@ -23,13 +23,20 @@ from ..data.synthetic import make_synthetic_benchmark
 from ..report import METRICS, RESULTS
 from ..stops import WATCHED
 from .grid import Cell, Grid, as_words, digest
-from .records import CellRecord, append_record, failed_record, read_records, record_of
+from .records import CellRecord, append_record, failed_record, record_of
 
 _PACKAGE = Path(__file__).parents[1]
 # Row of the line that says what the start reached before it was trained on.
 START_ROW = "the start"
 _SOURCE = {option.name for option in fields(SourceArguments)}
 _DIGEST_FILE, _LOG = "cell.txt", "log.txt"
+
+
+def start_cell(grid: Grid) -> Cell | None:
+    """In the place of a run: the start as it is before any; `None` where the grid makes none."""
+    if grid.start is None:
+        return None
+    return Cell(START_ROW, 0.0, 0, {}, digest([grid.start, grid.synthetic, grid.base.get("benchmark")]))
 
 
 class CellRunner:
@@ -39,12 +46,12 @@ class CellRunner:
         folder: that holds one folder a run.
         results: file of JSON lines that each run is added to.
         jobs: runs at a time; the processors are shared out among them.
-        program: words that start the command `amns train`, before its options.
+        program: words that start the command `amns`.
     """
 
     def __init__(self, folder: Path, results: Path, jobs: int = 1, program: Sequence[str] | None = None):
         self.folder, self.results, self.jobs = folder, results, jobs
-        self.program = list(program or (sys.executable, "-m", "modeling_amns.commands", "train"))
+        self.program = list(program or (sys.executable, "-m", "modeling_amns.commands"))
         self._running: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -79,14 +86,11 @@ class CellRunner:
 
     def rank_start(self, grid: Grid, folder: Path) -> CellRecord | None:
         """Figures of the start on the grid's benchmark before it was trained on, `None` where there is no start."""
-        if grid.start is None:
+        cell = start_cell(grid)
+        if cell is None:
             return None
-        cell = Cell(START_ROW, 0.0, 0, {}, digest([grid.start, grid.synthetic, grid.base.get("benchmark")]))
-        for record in read_records(self.results):
-            if (record.key, record.digest) == (cell.key, cell.digest):
-                return record
         source = {name: value for name, value in grid.base.items() if name in _SOURCE}
-        words = [*self.program[:-1], "evaluate", str(folder), "--json", *as_words(source)]
+        words = [*self.program, "evaluate", str(folder), "--json", *as_words(source)]
         with tempfile.TemporaryFile() as output, (self.folder / _LOG).open("ab") as log:
             code = self._wait(words, output, log)
             output.seek(0)
@@ -149,7 +153,7 @@ class CellRunner:
         recipe.write_text(yaml.safe_dump({**cell.options, "output_dir": str(folder)}), encoding="utf-8")
         (folder / _DIGEST_FILE).write_text(cell.digest + "\n", encoding="utf-8")
         with (folder / _LOG).open("a", encoding="utf-8") as log:
-            code = self._wait([*self.program, "--config", str(recipe), f"--{again}", "true"], log, log)
+            code = self._wait([*self.program, "train", "--config", str(recipe), f"--{again}", "true"], log, log)
         if code == 0:
             return None
         return f"exit code {code}: {_last_line(folder / _LOG)}"
@@ -191,4 +195,4 @@ def _last_line(file: Path) -> str:
     return in_short(lines[-1], 300) if lines else "no output"
 
 
-__all__ = ["START_ROW", "CellRunner"]
+__all__ = ["CellRunner", "start_cell"]

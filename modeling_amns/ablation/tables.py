@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..disk import whole_file
+from ..curves import save_figure
 from ..extras import require
 from ..markdown import markdown_table, plain
 from .grid import Grid
@@ -47,7 +47,7 @@ def ablation_page(grid: Grid, records: Sequence[CellRecord], zero_shot: CellReco
         lines += [_legend(grid, ended), ""]
     failed = [record for record in records if record.failed is not None]
     for record in failed:
-        lines.append(f"- {plain(_name(record))}: failed, {plain(record.failed)}")
+        lines.append(f"- {plain(record.key)}: failed, {plain(record.failed)}")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -125,10 +125,6 @@ def _shown(difference: Difference | None) -> str:
     return f"**{text}**" if difference.excludes_zero else text
 
 
-def _name(record: CellRecord) -> str:
-    return f"{record.row}, noise {record.noise_rate:g}, seed {record.seed}"
-
-
 def draw_curves(file: Path, grid: Grid, records: Sequence[CellRecord]) -> None:
     """A picture of Rank-1 against the epoch: a panel a noise rate, a line a row, a band over its seeds.
 
@@ -140,7 +136,6 @@ def draw_curves(file: Path, grid: Grid, records: Sequence[CellRecord]) -> None:
         ImportError: matplotlib is not installed.
     """
     require("matplotlib", "figures", "The picture of an ablation")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawn = [record for record in records if record.curve]
@@ -167,9 +162,7 @@ def draw_curves(file: Path, grid: Grid, records: Sequence[CellRecord]) -> None:
     panels[0].set_ylabel("Rank-1 on the selection split, percent")
     handles = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
-    FigureCanvasAgg(figure)
-    with whole_file(file) as part:
-        figure.savefig(part, dpi=130, format="png")
+    save_figure(figure, file)
 
 
 __all__ = ["ablation_page", "draw_curves"]
