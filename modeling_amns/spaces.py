@@ -2,13 +2,11 @@
 
 import json
 import shutil
-from argparse import Namespace
 from pathlib import Path
 
 from .cards import template
 from .demo.pictures import GalleryPictures
 from .disk import names_full_disk
-from .retrieval import PersonGallery
 from .retrieval.commands import open_gallery
 from .retrieval.encoders import TorchEncoder
 from .retrieval.place import LOCK, SETTINGS, write_broken, write_settings
@@ -42,7 +40,10 @@ def stage_space(
         ValueError: it is of another model or of an exported one, or has images that are no longer there or lie outside
             of their folder.
     """
-    target, found = Path(folder), _gallery(Path(images), model, gallery)
+    target = Path(folder)
+    found = open_gallery(
+        Path(images), None if gallery is None else Path(gallery), None if model is None else str(model)
+    )
     encoder, source = found.encoder, found.source
     if not isinstance(encoder, TorchEncoder):
         raise ValueError(f"{encoder.name} is an exported model; pass the checkpoint that it was made of as model.")
@@ -70,17 +71,6 @@ def stage_space(
         card = template("space/README.md").read_text(encoding="utf-8")
         card = card.replace("{title}", title).replace("{images}", f"{len(rows):,}")
         (target / "README.md").write_text(card, encoding="utf-8")
-
-
-def _gallery(images: Path, model: str | Path | None, gallery: str | Path | None) -> PersonGallery:
-    place = None if gallery is None else Path(gallery)
-    named = None if model is None else str(model)
-    found = open_gallery(Namespace(folder=images, gallery=place, model=named, batch_size=64, num_workers=0))
-    if found is None:
-        raise FileNotFoundError(
-            f"There is no gallery for {images} yet. Make it with: amns index {images} --model MODEL."
-        )
-    return found
 
 
 __all__ = ["PARTS", "stage_space"]

@@ -40,13 +40,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    options.batch_size, options.num_workers = 64, 0
-    gallery = open_gallery(options)
-    if gallery is None:
-        raise FileNotFoundError(
-            f"There is no gallery for {options.folder} yet. Make it with: amns index {options.folder} "
-            f"--model {options.model or 'MODEL'}."
-        )
+    gallery = open_gallery(options.folder, options.gallery, options.model)
     from .blocks import gradio
     from .limits import is_loopback
     from .searching import GallerySearch

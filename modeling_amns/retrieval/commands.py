@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .building import is_main
 from .detection import PersonDetector
@@ -83,7 +83,7 @@ def _add_building(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def index(options: argparse.Namespace) -> int:
     """Brings a folder's gallery up to date, or makes it."""
-    gallery = open_gallery(options)
+    gallery = _open(options)
     if gallery is None:
         gallery = _make(options)
     else:
@@ -99,7 +99,7 @@ def search(options: argparse.Namespace) -> int:
     if options.k < 1:
         raise ValueError(f"-k must be 1 or more, found {options.k}.")
     text, image = _query(options)
-    gallery = open_gallery(options)
+    gallery = _open(options)
     if gallery is None:
         if options.no_index:
             raise ValueError(f"There is no gallery for {options.folder} yet, and --no_index was given.")
@@ -145,27 +145,70 @@ def _query(options: argparse.Namespace) -> tuple[Any, Any]:
     return text, image
 
 
-def open_gallery(options: argparse.Namespace) -> PersonGallery | None:
-    """The folder's gallery, or the gallery that the folder is; `None` where there is none yet."""
-    folder = options.folder
-    # Beside a recording, hidden too.
-    hidden = folder / HIDDEN
-    options.root = folder
-    if folder.is_file():
-        hidden, options.root = folder.with_name(f".{folder.name}{HIDDEN}"), folder.parent
-    elif not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
-    itself = options.gallery is None and (folder / SETTINGS).is_file()
-    place = folder if itself else options.gallery or hidden
-    options.place = place
-    options.detector = _detector(options)
-    if folder.is_file() and options.detector is None and not holds_persons(place):
-        raise ValueError(f"{folder} is a file; with --detect MODEL the persons in it are indexed, or pass a folder.")
+def open_gallery(folder: Path, gallery: Path | None = None, model: str | None = None) -> PersonGallery:
+    """The gallery of a folder that is indexed, or the gallery that the folder is.
+
+    Args:
+        folder: of images, or a gallery.
+        gallery: where the gallery lies, default hidden in the folder.
+        model: default the one that it was made with.
+    Raises:
+        FileNotFoundError: there is no such folder, or no gallery of it.
+        ValueError: the gallery is another folder's or another model's.
+    """
+    found = _load(_Places.of(folder, gallery), model)
+    if found is None:
+        raise FileNotFoundError(
+            f"There is no gallery for {folder} yet. Make it with: amns index {folder} --model {model or 'MODEL'}."
+        )
+    return found
+
+
+def _open(options: argparse.Namespace) -> PersonGallery | None:
+    """The gallery that the options name, `None` where there is none yet; notes where everything lies."""
+    places = _Places.of(options.folder, options.gallery)
+    options.root, options.place, options.detector = places.root, places.gallery, _detector(options)
+    return _load(places, options.model, options.detector is not None, options.batch_size, options.num_workers)
+
+
+class _Places(NamedTuple):
+    """Where a gallery lies, and what it is of.
+
+    Args:
+        named: a folder of images, a recording, or a gallery itself.
+        root: that the images lie in.
+        gallery: its folder.
+        itself: whether a gallery was named.
+    """
+
+    named: Path
+    root: Path
+    gallery: Path
+    itself: bool
+
+    @classmethod
+    def of(cls, named: Path, gallery: Path | None) -> "_Places":
+        # Beside a recording, hidden too.
+        hidden, root = named / HIDDEN, named
+        if named.is_file():
+            hidden, root = named.with_name(f".{named.name}{HIDDEN}"), named.parent
+        elif not named.is_dir():
+            raise FileNotFoundError(f"There is no folder {named}.")
+        itself = gallery is None and (named / SETTINGS).is_file()
+        return cls(named, root, named if itself else gallery or hidden, itself)
+
+
+def _load(
+    places: _Places, model: str | None, detects: bool = False, batch_size: int = 64, num_workers: int = 0
+) -> PersonGallery | None:
+    named, place = places.named, places.gallery
+    if named.is_file() and not detects and not holds_persons(place):
+        raise ValueError(f"{named} is a file; with --detect MODEL the persons in it are indexed, or pass a folder.")
     if not (place / SETTINGS).is_file():
         return None
-    gallery = PersonGallery.load(place, options.model, None, options.batch_size, options.num_workers)
-    resolved = options.root.resolve()
-    if not itself:
+    gallery = PersonGallery.load(place, model, None, batch_size, num_workers)
+    resolved = places.root.resolve()
+    if not places.itself:
         # A folder that was moved takes its hidden gallery along; a gallery elsewhere belongs to one folder.
         if place.resolve().parent != resolved and gallery.source not in (None, resolved):
             raise ValueError(f"The gallery {place} is of {gallery.source}, not of {resolved}; give each its own.")
@@ -199,10 +242,9 @@ def _update(gallery: PersonGallery, options: argparse.Namespace) -> None:
 
 
 def _detector(options: argparse.Namespace) -> PersonDetector | None:
-    """The detector that is named; programs that only open a gallery name none."""
-    told = {name: getattr(options, name, None) for name in _DETECTION}
-    given = {name: value for name, value in told.items() if value is not None}
-    if getattr(options, "detect", None) is None:
+    """The detector that is named."""
+    given = {name: getattr(options, name) for name in _DETECTION if getattr(options, name) is not None}
+    if options.detect is None:
         if given:
             raise ValueError(f"--{next(iter(given))} is about persons in frames; it needs --detect MODEL.")
         return None
