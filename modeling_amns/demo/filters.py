@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..brief import in_short
 from ..retrieval.pages import shown
 from ..retrieval.table import Table
-from ..retrieval.where import Kinds, to_sql
+from ..retrieval.where import Kinds, quoted_name, quoted_text, to_sql
 
 # More different values than these are no list that one reads through; more columns no page.
 MAX_CHOICES, MAX_COLUMNS = 40, 8
@@ -41,7 +41,7 @@ class ColumnFilter:
         Args:
             chosen: what the page says: a list of choices, a pair (from, to), or a text.
         """
-        name = '"' + self.name.replace('"', '""') + '"'
+        name = quoted_name(self.name)
         if self.way == "choices":
             values = [self._literal(value) for value in _listed(chosen)]
             return f"{name} IN ({', '.join(values)})" if values else ""
@@ -49,11 +49,11 @@ class ColumnFilter:
             low, high = [*_listed(chosen), None, None][:2]
             parts = [f"{name} {sign} {self._literal(end)}" for sign, end in ((">=", low), ("<=", high)) if _said(end)]
             return " AND ".join(parts)
-        return f"{name} LIKE {_quoted(f'%{chosen}%')}" if _said(chosen) else ""
+        return f"{name} LIKE {quoted_text(f'%{chosen}%')}" if _said(chosen) else ""
 
     def _literal(self, value: object) -> str:
         text = shown(value).strip()
-        return text.upper() if self.kind == "boolean" else _quoted(text)
+        return text.upper() if self.kind == "boolean" else quoted_text(text)
 
 
 def column_filters(kinds: Kinds, table: Table | None) -> list[ColumnFilter]:
@@ -117,10 +117,6 @@ def _said_of(chosen: object) -> str:
 
 def _said(value: object) -> bool:
     return value is not None and bool(str(value).strip())
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 __all__ = ["MAX_CHOICES", "MAX_COLUMNS", "ColumnFilter", "column_filters", "joined_filter"]

@@ -16,7 +16,7 @@ from ..disk import names_full_disk
 from .arguments import Value
 from .hits import Hit
 from .table import FILE_COLUMNS, FileState, Table
-from .where import parse_time, to_sql
+from .where import parse_time, quoted_name, to_sql
 
 # Up to this many rows every vector is compared: 16 ms for 100,000 x 512 on two cores.
 EXACT_ROWS = 100_000
@@ -45,7 +45,7 @@ class ExactIndex:
         connection = sqlite3.connect(file, check_same_thread=False)
         columns = [("path", "TEXT"), *zip(FILE_COLUMNS, ("INTEGER", "INTEGER", "TEXT"))]
         columns += [(name, _SQL_TYPES[kind]) for name, kind in table.kinds.items()]
-        declared = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns)
+        declared = ", ".join(f"{quoted_name(name)} {kind}" for name, kind in columns)
         connection.execute(f"CREATE TABLE images (id INTEGER PRIMARY KEY, {declared})")
         values = [[_to_sqlite(value, kind) for value in table.values[name]] for name, kind in table.kinds.items()]
         marks = ", ".join("?" * (1 + len(columns)))
@@ -85,7 +85,7 @@ class ExactIndex:
     def files(self) -> Table:
         """All rows without vectors."""
         names = ["path", *FILE_COLUMNS, *self.kinds]
-        rows = self.rows.execute(f"SELECT {', '.join(map(_quoted, names))} FROM images ORDER BY id").fetchall()
+        rows = self.rows.execute(f"SELECT {', '.join(map(quoted_name, names))} FROM images ORDER BY id").fetchall()
         columns = [list(column) for column in zip(*rows)] if rows else [[] for _ in names]
         values = {
             name: [_from_sqlite(value, kind) for value in column]
@@ -107,7 +107,7 @@ class ExactIndex:
         return np.fromiter((row[0] for row in rows), np.int64)
 
     def _best_of_each(self, ids: np.ndarray, scores: np.ndarray, k: int, group_by: str) -> np.ndarray:
-        column = dict(self.rows.execute(f"SELECT id, {_quoted(group_by)} FROM images"))
+        column = dict(self.rows.execute(f"SELECT id, {quoted_name(group_by)} FROM images"))
         seen: set[Any] = set()
         order = []
         for place in np.argsort(-scores, kind="stable").tolist():
@@ -127,7 +127,7 @@ class ExactIndex:
             part = ids[start : start + 500].tolist()
             marks = ", ".join("?" * len(part))
             rows = self.rows.execute(
-                f"SELECT {', '.join(map(_quoted, names))} FROM images WHERE id IN ({marks})", part
+                f"SELECT {', '.join(map(quoted_name, names))} FROM images WHERE id IN ({marks})", part
             )
             found.update((row[0], row[1:]) for row in rows)
         hits = []
@@ -215,10 +215,6 @@ def check_group(group_by: str, kinds: Iterable[str]) -> None:
     if group_by not in kinds:
         known = ", ".join(kinds) or "none"
         raise ValueError(f"Can't take the best of each {group_by}: the gallery has no such column; it has {known}.")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _to_sqlite(value: Value, kind: str) -> str | int | float | None:

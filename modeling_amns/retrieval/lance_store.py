@@ -13,7 +13,7 @@ from ..extras import require
 from .exact import EXACT_ROWS, ExactIndex, check_group, open_quick, remove_quick, write_quick
 from .hits import Hit
 from .table import FILE_COLUMNS, Table, arrow_type, joined_kinds, kind_of, states_of, vector_array
-from .where import to_sql
+from .where import quoted_text, to_sql
 
 if TYPE_CHECKING:
     import lancedb
@@ -305,7 +305,7 @@ def _has_end(path: Path) -> bool:
 
 
 def _among(paths: Iterable[str]) -> str:
-    return "path IN (" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + ")"
+    return "path IN (" + ", ".join(map(quoted_text, paths)) + ")"
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ class _Reader:
 
     def comparison(self) -> str:
         name = self.column()
-        kind, column = self.kinds[name], _quoted(name)
+        kind, column = self.kinds[name], quoted_name(name)
         if self.take("IS"):
             negated = "NOT " if self.take("NOT") else ""
             self.expect("NULL")
@@ -216,11 +216,13 @@ class _Reader:
 _FRACTION = "\0"
 
 
-def _quoted(name: str) -> str:
+def quoted_name(name: str) -> str:
+    """A column's name as SQL and filters hold it."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _text(value: str) -> str:
+def quoted_text(value: str) -> str:
+    """A text as SQL and filters hold it."""
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -249,7 +251,7 @@ def _time(value: str) -> str | None:
 
 
 _LITERALS: dict[str, Callable[[str], str | None]] = {
-    "text": _text,
+    "text": quoted_text,
     "integer": _integer,
     "real": _real,
     "boolean": _boolean,
@@ -273,4 +275,4 @@ def parse_time(text: str) -> datetime.datetime | None:
         return None
 
 
-__all__ = ["Kinds", "parse_time", "to_sql"]
+__all__ = ["Kinds", "parse_time", "quoted_name", "quoted_text", "to_sql"]
