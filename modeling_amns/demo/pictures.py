@@ -1,8 +1,6 @@
 """What a page shows of a gallery's images: thumbnails made here, never a file as it lies on the disk."""
 
-import base64
 import functools
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from PIL import Image
 from ..data.images import decode_image
 from ..image_modes_amns import open_image, to_rgb, why_unreadable
 from ..retrieval.encoders import Encoder, TorchEncoder
+from ..retrieval.pages import jpeg_address
 
 # Height and width at most in pixels: of what is sent to the page, about twice what it shows.
 TALL, WIDE = 384, 512
@@ -74,11 +73,7 @@ class GalleryPictures:
 
 def data_address(image: Image.Image) -> str:
     """An image as a `data:` address of a JPEG of at most `TALL` x `WIDE` pixels, without what its file said."""
-    image = image.copy()
-    image.thumbnail((WIDE, TALL))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    return jpeg_address(image, (WIDE, TALL), quality=82)
 
 
 def uploaded_image(file: str, name: str) -> Image.Image:

@@ -273,12 +273,23 @@ def _thumbnail(hit: Hit, read: "Callable[[str], Image.Image | None]", kind: str 
         return "can't be read" if kind == "crop" else ""
     if image is None:
         return ""
+    source = jpeg_address(image, (2 * THUMBNAIL, THUMBNAIL), quality=85)
+    return f'<img class="{kind}" alt="{html.escape(hit.path)}" src="{source}">'
+
+
+def jpeg_address(image: "Image.Image", size: tuple[int, int], quality: int) -> str:
+    """An image as a `data:` address of a JPEG, without what its file said.
+
+    Args:
+        image: RGB.
+        size: width and height in pixels that it is made no larger than.
+        quality: of the JPEG, as Pillow counts it.
+    """
     image = image.copy()
-    image.thumbnail((2 * THUMBNAIL, THUMBNAIL))
+    image.thumbnail(size)
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=85)
-    source = base64.b64encode(data.getvalue()).decode()
-    return f'<img class="{kind}" alt="{html.escape(hit.path)}" src="data:image/jpeg;base64,{source}">'
+    image.save(data, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def _printable(text: str) -> str:
@@ -289,4 +300,14 @@ def _printable(text: str) -> str:
     )
 
 
-__all__ = ["as_html", "as_json", "as_lines", "as_sheet", "read_file", "read_frame", "shown", "with_box"]
+__all__ = [
+    "as_html",
+    "as_json",
+    "as_lines",
+    "as_sheet",
+    "jpeg_address",
+    "read_file",
+    "read_frame",
+    "shown",
+    "with_box",
+]
