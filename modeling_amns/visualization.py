@@ -72,12 +72,11 @@ def draw_masks(images: Sequence[Image.Image], keep_indices: Tensor, grid: tuple[
         keep_indices: int64 [images, K], as `select_patches` returns.
         grid: rows and columns of the patches.
     """
-    kept = torch.zeros(len(images), grid[0] * grid[1], dtype=torch.uint8).scatter_(1, keep_indices.cpu(), 255)
-    wide = round(HEIGHT * images[0].width / images[0].height)
+    wide = _width(images[0], HEIGHT)
     sheet = Image.new("RGB", (GAP + len(images) * (2 * wide + 2 * GAP), HEIGHT + 2 * GAP), "white")
-    for place, (image, seen) in enumerate(zip(images, kept)):
+    for place, (image, seen) in enumerate(zip(images, keep_indices)):
         image = image.resize((wide, HEIGHT))
-        mask = Image.fromarray(seen.view(grid).numpy()).resize((wide, HEIGHT), Image.Resampling.NEAREST)
+        mask = _kept_mask(seen, grid, image.size)
         faded = Image.blend(image, Image.new("RGB", image.size, "white"), 0.85)
         left = GAP + place * (2 * wide + 2 * GAP)
         sheet.paste(image, (left, GAP))
@@ -132,10 +131,15 @@ def kept_patches(image: Image.Image, keep_indices: Tensor, grid: tuple[int, int]
         keep_indices: patches that are kept, int64 [K].
         grid: rows and columns of the patches.
     """
+    mask = _kept_mask(keep_indices, grid, image.size)
+    return Image.composite(image, Image.new("RGB", image.size, DROPPED), mask)
+
+
+def _kept_mask(keep_indices: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+    """White where the patches [K] of one image are kept."""
     kept = torch.zeros(grid[0] * grid[1], dtype=torch.uint8)
     kept[keep_indices.cpu()] = 255
-    mask = Image.fromarray(kept.view(grid).numpy()).resize(image.size, Image.Resampling.NEAREST)
-    return Image.composite(image, Image.new("RGB", image.size, DROPPED), mask)
+    return Image.fromarray(kept.view(grid).numpy()).resize(size, Image.Resampling.NEAREST)
 
 
 def heat_map(image: Image.Image, scores: Tensor, grid: tuple[int, int]) -> Image.Image:
