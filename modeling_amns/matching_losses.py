@@ -136,10 +136,23 @@ def bsdm(
 
     ```
     """
+    robust, learner = bsdm_halves(logits, positives, inverse_weight, eps, smoothing, inverse_weighting)
+    return robust + learner
+
+
+def bsdm_halves(
+    logits: Tensor,
+    positives: Tensor,
+    inverse_weight: float = 1.0,
+    eps: float = 1e-8,
+    smoothing: float = 0.0,
+    inverse_weighting: str = "none",
+) -> tuple[Tensor, Tensor]:
+    """The two parts of `bsdm`, float32 [B] each: `sdm`, and the inverse half with its weight; arguments as there."""
     if inverse_weight == 0 and (smoothing or inverse_weighting != "none"):
         raise ValueError("smoothing and inverse_weighting shape the inverse half, which inverse_weight 0 leaves out.")
     inverse = inverse_sdm(logits, positives, smoothing, inverse_weighting)
-    return sdm(logits, positives, eps) + inverse_weight * inverse
+    return sdm(logits, positives, eps), inverse_weight * inverse
 
 
 def gce(logits: Tensor, positives: Tensor, q: float = 0.7) -> Tensor:
@@ -245,6 +258,7 @@ __all__ = [
     "MatchingLoss",
     "as_float",
     "bsdm",
+    "bsdm_halves",
     "checked",
     "gce",
     "inverse_sdm",

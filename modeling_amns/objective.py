@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
-from .losses import IDENTITY, MATCHING_LOSSES, MatchingLoss, bsdm, identity_loss, matching_loss, sdm
-from .matching_losses import checked, log_mass
+from .losses import IDENTITY, MATCHING_LOSSES, MatchingLoss, identity_loss, matching_loss
+from .matching_losses import bsdm_halves, checked, log_mass
 from .modeling_amns import AMNSPersonRetrievalOutput
 from .training_args import HALF, WHOLE, AMNSTrainingArguments
 
@@ -68,8 +68,8 @@ def _half_weighted(row_weights: Tensor) -> MatchingLoss:
     """`bsdm` whose inverse half, what learns from a row that the model contradicts, counts by its row's weight."""
 
     def fn(logits: Tensor, positives: Tensor, **options: Any) -> Tensor:
-        robust = sdm(logits, positives, **{name: value for name, value in options.items() if name == "eps"})
-        return robust + row_weights * (bsdm(logits, positives, **options) - robust)
+        robust, learner = bsdm_halves(logits, positives, **options)
+        return robust + row_weights * learner
 
     return fn
 
