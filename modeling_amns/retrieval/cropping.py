@@ -19,7 +19,7 @@ from .arguments import ImageLike
 from .building import PIECE, Broken, Builder, Changes, plan
 from .detection import PersonDetector
 from .encoders import Encoder
-from .fragments import Fragment
+from .fragments import Fragment, source_of
 from .frame_metadata import FrameMetadata, Seen
 from .recordings import SUFFIXES, open_recording, shown_second, time_in_name
 from .sources import Metadata, Source, content_hash, read_image
@@ -85,11 +85,11 @@ class FrameBuilder(Builder):
         super().__init__(encoder, store, source, self.columns, broken, progress)
         self.files, self.looked, self.detector, self.keep = source, looked, detector, keep
         self._before = before
-        self._row = {path: number for number, path in enumerate(before.paths)}
+        self._row = self.columns.row
         self._same = {state.sha256: path for path, state in zip(before.paths, before.files)}
         self._rows_of: dict[str, list[str]] = defaultdict(list)
         for path in before.paths:
-            self._rows_of[_source_of(path)].append(path)
+            self._rows_of[source_of(path)].append(path)
         # Crops that wait to be embedded, copies of rows, and files whose last person is among them.
         self._waiting: dict[str, Image.Image] = {}
         self._copies: dict[str, tuple[str, tuple[int, int]]] = {}
@@ -271,11 +271,6 @@ class FrameBuilder(Builder):
     ) -> Table:
         kinds, values = self.columns.known(names)
         return Table(names, states, np.stack(vectors).astype(np.float32), kinds, values)
-
-
-def _source_of(path: str) -> str:
-    found = Fragment.of(path)
-    return path if found is None else found.source
 
 
 def _second(path: str) -> float:

@@ -54,4 +54,10 @@ class Fragment:
         return cls(found["source"], (left, top, width, height), second)
 
 
-__all__ = ["Fragment"]
+def source_of(path: str) -> str:
+    """The file that a path in a gallery is of: that of a person's frame, or the path itself."""
+    found = Fragment.of(path)
+    return path if found is None else found.source
+
+
+__all__ = ["Fragment", "source_of"]

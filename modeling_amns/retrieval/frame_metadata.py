@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .detection import Person
-from .fragments import Fragment
+from .fragments import Fragment, source_of
 from .sources import Metadata
 from .table import Table
 
@@ -49,10 +49,7 @@ class FrameMetadata:
         if of_files is None:
             kinds = before.kinds
             # Of a file that has changed, what any of its crops had.
-            self._row_of = {}
-            for path, number in self.row.items():
-                found = Fragment.of(path)
-                self._row_of[path if found is None else found.source] = number
+            self._row_of = {source_of(path): number for path, number in self.row.items()}
         else:
             kinds = of_files.kinds
             for name in kinds:
