@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import datasets
 import torch
 from torch import Tensor
 
 from .embedding import embed_images, embed_texts
-from .metrics.ranking import rank_metrics
+from .metrics.ranking import QueryRanks, rank_metrics, rank_queries
 from .protocols import Embedder, PairProcessor
 
 
@@ -28,12 +29,23 @@ class EmbeddedSplit:
     queries: Tensor
     query_ids: Tensor
 
+    @cached_property
+    def ranks(self) -> QueryRanks:
+        """How each caption fared; ranked once, whoever asks.
+
+        Raises:
+            ValueError: a query's person is not in the gallery.
+        """
+        return rank_queries(self.queries, self.query_ids, self.gallery, self.gallery_ids)
+
     def metrics(self, image_to_text: bool = False) -> dict[str, float]:
         """`rank1`, `rank5`, `rank10`, `mAP`, `mINP` in percent, on request with `i2t_rank1` ...
 
         Raises:
             ValueError: a query's person is not in the gallery.
         """
+        if not image_to_text:
+            return self.ranks.metrics()
         return rank_metrics(self.queries, self.query_ids, self.gallery, self.gallery_ids, image_to_text=image_to_text)
 
 

@@ -9,7 +9,6 @@ import pyarrow.parquet
 
 from .disk import whole_file
 from .evaluation import EmbeddedSplit
-from .metrics.ranking import rank_queries
 
 QUERIES = "queries.parquet"
 COLUMNS = ("weights", "person_id", "first_hit", "average_precision", "inverse_negative_penalty")
@@ -22,7 +21,7 @@ def query_figures(embedded: EmbeddedSplit) -> dict[str, np.ndarray]:
         `person_id` int64 [Q]; `first_hit`, the rank of the best-placed image of the person, from 1, int64 [Q];
         `average_precision` and `inverse_negative_penalty`, in (0, 1], float64 [Q].
     """
-    ranks = rank_queries(embedded.queries, embedded.query_ids, embedded.gallery, embedded.gallery_ids)
+    ranks = embedded.ranks
     return {
         "person_id": embedded.query_ids.numpy(),
         "first_hit": ranks.first_hit.numpy(),
