@@ -1,10 +1,12 @@
 """Programs that tests run against the Hub of `hub_double.py`: a process each, cut off from every other host."""
 
+import inspect
 import os
 import subprocess
 from pathlib import Path
 
 from hub_double import TOKEN, HubDouble
+from outside import host_of
 from warm_python import WarmProcess
 
 ROOT = Path(__file__).parents[1]
@@ -13,20 +15,16 @@ BY_LFS = {"HF_HUB_DISABLE_XET": "1"}
 READABLE_CHUNKS = {"HF_XET_XORB_COMPRESSION_POLICY": "none"}
 # Loaded by each program at its start: whoever looks beyond loopback is written down and refused. `datasets` derives
 # the address of its viewer from HF_ENDPOINT, which gives a name that is nobody's: refused only.
-GUARD = """
+GUARD = f"""
 import os, sys
+{inspect.getsource(host_of)}
 def guard(event, arguments):
-    if event == "socket.connect" and isinstance(arguments[1], tuple):
-        host = arguments[1][0]
-    elif event == "socket.getaddrinfo":
-        host = arguments[0]
-    else:
-        return
+    host = host_of(event, arguments)
     if host not in (None, "127.0.0.1", "::1", "localhost", b"127.0.0.1"):
         if host != "datasets-server.127.0.0.1":
             with open(os.environ["OUTSIDE"], "a") as file:
-                file.write(f"{host}\\n")
-        raise ConnectionRefusedError(f"{host} is outside")
+                file.write(f"{{host}}\\n")
+        raise ConnectionRefusedError(f"{{host}} is outside")
 sys.addaudithook(guard)
 """
 PULL = """

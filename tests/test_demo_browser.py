@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from conftest import tiny_retrieval_model
+from outside import host_of
 from PIL import Image
 
 from modeling_amns import PersonGallery
@@ -33,12 +34,7 @@ outside: list[str] = []
 
 def watch(event, arguments):
     """Notes every address beyond this machine that this process looks for."""
-    if event == "socket.connect" and isinstance(arguments[1], tuple):
-        host = arguments[1][0]
-    elif event == "socket.getaddrinfo":
-        host = arguments[0]
-    else:
-        return
+    host = host_of(event, arguments)
     if host is not None and (host.decode() if isinstance(host, bytes) else host) not in HERE:
         outside.append(str(host))
 
