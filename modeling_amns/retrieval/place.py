@@ -227,6 +227,7 @@ __all__ = [
     "read_parquet",
     "read_settings",
     "settings_for",
+    "whole_or_gone",
     "write_broken",
     "write_looked",
     "write_settings",
