@@ -31,7 +31,7 @@ def examples(name: str) -> list[doctest.DocTest]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_give_what_they_say(name, tmp_path, monkeypatch):
+def test_examples_give_what_they_say(name, tmp_path, monkeypatch, own_losses):
     # As from the root of the source, but nothing is written there.
     (tmp_path / "modeling_amns").symlink_to(modeling_amns.__path__[0], target_is_directory=True)
     monkeypatch.chdir(tmp_path)

@@ -111,7 +111,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs_as_printed(page, folder, monkeypatch):
+def test_a_page_runs_as_printed(page, folder, monkeypatch, own_losses):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "amns_onnx", raising=False)
