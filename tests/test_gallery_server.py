@@ -11,6 +11,7 @@ import pytest
 import qdrant_client
 from gallery_double import Counting
 from PIL import Image
+from qdrant_double import qdrant_server
 from test_gallery import FILTERS, table
 
 from modeling_amns.commands import main
@@ -75,6 +76,31 @@ def test_filters_keep_on_a_server_what_they_keep_in_a_folder(tmp_path, store):
             wanted = other.search(query, 40, where, None, None)
             same_hits(found, wanted)
         assert where in FILTERS or 0 < len(found) < 40, where
+
+
+def test_requests_over_a_connection_are_those_that_qdrant_describes(monkeypatch):
+    """Every request of a store, read by Qdrant's own models of its interface."""
+    monkeypatch.delenv("QDRANT_API_KEY", raising=False)
+    monkeypatch.setattr(qdrant_store, "_ROWS", 15)
+    other = MemoryStore(8)
+    with qdrant_server() as address, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        store = QdrantStore(f"qdrant://{address}/persons")
+        assert not store.exists()
+        store.create(SETTINGS)
+        store.write_settings({**SETTINGS, "source": "photos", "open": "elsewhere"})
+        assert store.settings == {**SETTINGS, "source": "photos"}
+        for keeper in (store, other):
+            keeper.put(table())
+            keeper.remove(["a/3'x.png"])
+        query = table().vectors[3]
+        for where in (*(set(FILTERS) - REFUSED), "path like 'a/1%' and path like '%2%'"):
+            same_hits(*(keeper.search(query, 40, where, None, None) for keeper in (store, other)))
+        same_hits(*(keeper.search(query, 4, None, "camera", None) for keeper in (store, other)))
+        same_hits(store.search(query, 4, None, None, False), other.search(query, 4, None, None, None))
+        assert len(store) == 39 and store.states() == other.states()
+        np.testing.assert_array_equal(store.vectors(["a/5'x.png"]), other.vectors(["a/5'x.png"]))
+        assert store.read(vectors=True).values["seen at"] != [] and store.kinds == other.kinds
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from .building import is_main
 from .detection import PersonDetector
 from .encoders import ExportedEncoder, end_processes
 from .gallery import PersonGallery
+from .opening import place_of
 from .place import BROKEN, SETTINGS, GalleryInUse, holds_persons
-from .qdrant_store import QdrantStore, is_server
+from .qdrant_store import QdrantStore
 
 # In the folder of images; hidden, so that it is not taken for one of theirs.
 HIDDEN = ".amns"
@@ -58,20 +59,15 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", type=_place, help="folder of images, read with its sub-folders; a gallery; a recording"
+        "folder", type=place_of, help="folder of images, read with its sub-folders; a gallery; a recording"
     )
     parser.add_argument(
         "--gallery",
-        type=_place,
+        type=place_of,
         metavar="DIR",
         help=f"where the gallery lies, default {HIDDEN} in the folder; or qdrant://HOST:6333/COLLECTION on a server",
     )
     parser.add_argument("--model", help="checkpoint's folder, id on the Hub, or an exported model's folder")
-
-
-def _place(text: str) -> Path | str:
-    """A folder, or a server's URL as it is."""
-    return text if is_server(text) else Path(text)
 
 
 def _add_building(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -13,6 +13,11 @@ from .store import MemoryStore, VectorStore
 Place = str | Path | None
 
 
+def place_of(text: str) -> Path | str:
+    """A folder, or a server's URL as it is."""
+    return text if is_server(text) else Path(text)
+
+
 class Opened(NamedTuple):
     """A store, and what its gallery says of itself.
 
@@ -73,4 +78,4 @@ def keep_settings(store: VectorStore, settings: dict[str, Any], folder: Path | N
         store.write_settings(settings)
 
 
-__all__ = ["Opened", "Place", "keep_settings", "open_store", "store_for"]
+__all__ = ["Opened", "Place", "keep_settings", "open_store", "place_of", "store_for"]

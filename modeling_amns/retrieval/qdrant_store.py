@@ -22,6 +22,7 @@ from .table import FILE_COLUMNS, FileState, Table, joined_kinds
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
+    from qdrant_client.grpc import PointId
     from qdrant_client.http.models import ScoredPoint
 
 API_KEY = "QDRANT_API_KEY"
@@ -162,9 +163,10 @@ class QdrantStore:
 
     def _index(self, kinds: dict[str, str]) -> None:
         """Filters on columns with an index are quick, and some servers take no others."""
+        schema = require("qdrant_client", "qdrant", "A gallery on a server").models.PayloadSchemaType
         with self._answers():
             for name, kind in kinds.items():
-                self.client.create_payload_index(self.collection, key_of(name), field_schema=_INDEXES[kind])
+                self.client.create_payload_index(self.collection, key_of(name), field_schema=schema(_INDEXES[kind]))
 
     def _upsert(self, table: Table, payloads: Sequence[dict[str, Any]]) -> None:
         models = require("qdrant_client", "qdrant", "A gallery on a server").models
@@ -179,7 +181,7 @@ class QdrantStore:
 
     def remove(self, paths: Iterable[str]) -> None:
         """Removes rows."""
-        gone = [_id(path) for path in dict.fromkeys(paths)]
+        gone: list[int | str | uuid.UUID | PointId] = [_id(path) for path in dict.fromkeys(paths)]
         for start in range(0, len(gone), _ROWS):
             with self._answers():
                 self.client.delete(self.collection, gone[start : start + _ROWS])
