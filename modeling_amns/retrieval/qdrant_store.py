@@ -23,7 +23,6 @@ from .table import FILE_COLUMNS, FileState, Table, joined_kinds
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
     from qdrant_client.grpc import PointId
-    from qdrant_client.http.models import ScoredPoint
 
 API_KEY = "QDRANT_API_KEY"
 _URL = re.compile(r"(qdrants?)://([^/?#@\s]+)/([^/?#@\s]+)")
@@ -248,7 +247,7 @@ class QdrantStore:
                     limit=max(1, min(count, total)),
                     with_payload=True,
                 ).points
-            return [_hit(point, about) for point in points]
+            return [_hit(point.payload or {}, point.score, about) for point in points]
 
         return ask(k) if group_by is None else best_of_each(ask, group_by, k, total)
 
@@ -300,11 +299,10 @@ def _value(payload: dict[str, Any], name: str, about: dict[str, Any]) -> Value:
     return as_kind(as_kind(payload.get(name), about["unwritten"].get(name, kind)), kind)
 
 
-def _hit(point: "ScoredPoint", about: dict[str, Any]) -> Hit:
-    payload = point.payload or {}
+def _hit(payload: dict[str, Any], score: float, about: dict[str, Any]) -> Hit:
     metadata = {name: _value(payload, name, about) for name in about["kinds"]}
     known = {name: value for name, value in metadata.items() if value is not None}
-    return Hit(payload["path"], float(point.score), known)
+    return Hit(payload["path"], score, known)
 
 
 __all__ = ["API_KEY", "QdrantStore", "is_server"]
