@@ -28,13 +28,18 @@ class PeakMemory:
             self._module.reset_peak_memory_stats(self.device)
         else:
             _reset_resident()
+        self._seen = 0
 
     @property
     def mib(self) -> int:
         """The mark in MiB."""
         if self._module is not None:
-            return self._module.max_memory_allocated(self.device) // 2**20
-        return _peak_resident() // 2**20
+            found = self._module.max_memory_allocated(self.device)
+        else:
+            found = _peak_resident()
+        # Linux counts pages per processor and adds them up late: its mark can fall by some after memory was freed.
+        self._seen = max(self._seen, found)
+        return self._seen // 2**20
 
 
 def peak_memory_mb() -> int:

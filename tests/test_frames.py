@@ -1,7 +1,9 @@
 """Galleries of persons in whole frames and recordings: what is found where and when, and what is not read twice."""
 
+import base64
 import datetime
 import html
+import io
 import json
 import os
 import shutil
@@ -18,6 +20,7 @@ from transformers import YolosConfig, YolosForObjectDetection, pipeline
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 from modeling_amns import AMNSProcessor, PersonGallery, commands
+from modeling_amns.demo.searching import GallerySearch, Question
 from modeling_amns.retrieval import cropping, detection
 from modeling_amns.retrieval.detection import PersonDetector
 from modeling_amns.retrieval.fragments import Fragment
@@ -431,3 +434,29 @@ def test_one_process_finds_persons(place, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="leave out accelerate"):
         gallery.update()
+
+
+def test_the_demo_page_shows_persons_cut_from_frames_and_searches_for_more_like_them(place, tmp_path):
+    gallery = index(place, tmp_path / "g")
+    search = GallerySearch(gallery)
+    try:
+        (still,) = [path for path in rows(gallery) if ".png" in path]
+        moving = next(path for path in rows(gallery) if "#t=" in path)
+        for path in (still, moving):
+            data = base64.b64decode(search.pictures.thumbnail(path).partition(",")[2])
+            with Image.open(io.BytesIO(data)) as shown:
+                assert shown.size == read_file(place)(path).size
+                red, green, _ = np.asarray(shown, int).reshape(-1, 3).mean(0)
+            assert red > 120 > green
+            found = search.ask(Question(like=path, count=60)).hits
+            (own,) = [hit for hit in found if hit.path == path]
+            assert own.score == found[0].score == pytest.approx(1, abs=1e-3) and found[-1].score < own.score
+        outside = tmp_path / "outside.png"
+        frame([(RED, 5, 4, 30, 50)]).save(outside)
+        (place / "link.png").symlink_to(outside)
+        with pytest.raises(ValueError, match="leaves the gallery's folder"):
+            search.pictures.thumbnail("link.png#xywh=5,4,30,50")
+        frame([]).save(place / "odd.png#xywh=1,1,2,2", "PNG")
+        assert search.pictures.file("odd.png#xywh=1,1,2,2").name == "odd.png#xywh=1,1,2,2"
+    finally:
+        search.close()

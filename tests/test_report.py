@@ -122,6 +122,13 @@ def test_text_of_others_stays_text_in_a_table_and_in_a_sentence():
     assert plain("![x](http://y)<script>`a`") == "\\!\\[x\\](http://y)&lt;script&gt;\\`a\\`"
 
 
+def test_a_mark_of_memory_that_the_system_lowers_does_not_fall(monkeypatch):
+    memory = PeakMemory()
+    marks = iter([60 * 2**20 + 1, 59 * 2**20, 61 * 2**20])
+    monkeypatch.setattr("modeling_amns.memory._peak_resident", lambda: next(marks))
+    assert [memory.mib, memory.mib, memory.mib] == [60, 60, 61]
+
+
 def test_peak_memory_is_that_of_the_work_and_not_of_what_came_before():
 
     before = torch.ones(150 * 2**18)  # 150 MiB, gone before the work begins

@@ -10,7 +10,8 @@ from PIL import Image
 from ..data.images import decode_image
 from ..image_modes_amns import open_image, to_rgb, why_unreadable
 from ..retrieval.encoders import Encoder, TorchEncoder
-from ..retrieval.pages import jpeg_address
+from ..retrieval.fragments import Fragment, source_of
+from ..retrieval.pages import jpeg_address, read_file
 
 # Height and width at most in pixels: of what is sent to the page, about twice what it shows.
 TALL, WIDE = 384, 512
@@ -29,27 +30,36 @@ class GalleryPictures:
 
     def __init__(self, root: Path | None, follow_links: bool = False):
         self.root, self.follow_links = root, follow_links
+        self._cut = read_file(root)
         self._thumbnail = functools.lru_cache(maxsize=_KEPT)(self._make_thumbnail)
 
     def file(self, path: str) -> Path:
-        """Where an image lies.
+        """Where an image lies, or the frame or recording that a person was cut out of.
 
         Raises:
             ValueError: outside of the gallery's folder.
             FileNotFoundError: it is gone.
         """
         if self.root is None:
-            return Path(path)
+            return Path(source_of(path) if self._fragment(path) else path)
         if os.path.isabs(path) or ".." in Path(path).parts:
             raise ValueError("outside of the gallery's folder")
-        root, file = os.path.realpath(self.root), os.path.realpath(self.root / path)
+        place = self.root / (source_of(path) if self._fragment(path) else path)
+        root, file = os.path.realpath(self.root), os.path.realpath(place)
         if not self.follow_links and os.path.commonpath([root, file]) != root:
             raise ValueError("a link that leaves the gallery's folder")
         return Path(file)
 
     def read(self, path: str, size: tuple[int, int] | None = None) -> Image.Image:
-        """An image, upright RGB; `size` as for `decode_image`."""
-        return decode_image({"path": str(self.file(path)), "bytes": None}, path, size)
+        """An image, or a person cut out of a frame, upright RGB; `size` as for `decode_image`."""
+        file = self.file(path)
+        if self._fragment(path):
+            return self._cut(path)
+        return decode_image({"path": str(file), "bytes": None}, path, size)
+
+    def query(self, path: str) -> Path | Image.Image:
+        """An image of the gallery as a query takes it."""
+        return self.read(path) if self._fragment(path) else self.file(path)
 
     def thumbnail(self, path: str) -> str:
         """An image as a `data:` address of a small JPEG.
@@ -59,16 +69,19 @@ class GalleryPictures:
         """
         file = self.file(path)
         try:
-            return self._thumbnail(str(file), file.stat().st_mtime_ns)
+            return self._thumbnail(path, file.stat().st_mtime_ns)
         except OSError:
             raise FileNotFoundError("no longer there") from None
 
-    @staticmethod
-    def _make_thumbnail(file: str, _: int) -> str:
+    def _make_thumbnail(self, path: str, _: int) -> str:
         try:
-            return data_address(decode_image({"path": file, "bytes": None}, size=(TALL, WIDE)))
-        except ValueError:
+            return data_address(self.read(path, (TALL, WIDE)))
+        except (ValueError, ImportError):
             raise ValueError("can't be read") from None
+
+    def _fragment(self, path: str) -> bool:
+        # A file may be called so too.
+        return Fragment.of(path) is not None and not ((self.root or Path()) / path).exists()
 
 
 def data_address(image: Image.Image) -> str:

@@ -122,7 +122,7 @@ class GallerySearch:
         if question.upload is not None:
             image.append(question.upload[0])
         if question.like is not None:
-            image.append(self.pictures.file(question.like))
+            image.append(self.pictures.query(question.like))
         sentence = question.sentence.strip()
         if not sentence and not image:
             raise ValueError(f'Describe the person, such as "{EXAMPLE}", or add an image.')
