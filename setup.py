@@ -15,6 +15,7 @@ extras = {
     "figures": ["matplotlib>=3.10"],
     "onnx": ["onnx>=1.19", "onnxscript>=0.6.2", "onnxruntime>=1.23"],
     "peft": ["peft>=0.18"],
+    "qdrant": ["qdrant-client>=1.20"],
     "search": ["lancedb>=0.40", "filelock>=3.20"],
     "sentence-transformers": ["sentence-transformers>=6.0"],
     "tensorboard": ["tensorboard>=2.18"],

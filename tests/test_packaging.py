@@ -111,6 +111,7 @@ def test_what_is_imported_is_required(wheel):
         "figures": {"matplotlib"},
         "onnx": {"onnx", "onnxscript", "onnxruntime"},
         "peft": {"peft"},
+        "qdrant": {"qdrant-client"},
         "search": {"lancedb", "filelock"},
         "sentence-transformers": {"sentence-transformers"},
         "tensorboard": {"tensorboard"},

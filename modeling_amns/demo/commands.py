@@ -3,18 +3,18 @@
 import argparse
 import signal
 import sys
-from pathlib import Path
 
 from ..retrieval.commands import open_gallery
+from ..retrieval.opening import place_of
 
 PORT = 7860
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """The options of `amns demo`."""
-    parser.add_argument("folder", type=Path, help="folder of images that is indexed; or a gallery")
+    parser.add_argument("folder", type=place_of, help="folder of images that is indexed; or a gallery")
     parser.add_argument(
-        "--gallery", type=Path, metavar="DIR", help="where the gallery lies, default .amns in the folder"
+        "--gallery", type=place_of, metavar="DIR", help="where the gallery lies, default .amns in the folder"
     )
     parser.add_argument("--model", help="checkpoint's folder, id on the Hub, or an exported model's folder")
     parser.add_argument(

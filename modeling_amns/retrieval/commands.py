@@ -10,7 +10,9 @@ from .building import is_main
 from .detection import PersonDetector
 from .encoders import ExportedEncoder, end_processes
 from .gallery import PersonGallery
+from .opening import place_of
 from .place import BROKEN, SETTINGS, GalleryInUse, holds_persons
+from .qdrant_store import QdrantStore
 
 # In the folder of images; hidden, so that it is not taken for one of theirs.
 HIDDEN = ".amns"
@@ -57,10 +59,13 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", type=Path, help="folder of images, read with its sub-folders; a gallery; a recording"
+        "folder", type=place_of, help="folder of images, read with its sub-folders; a gallery; a recording"
     )
     parser.add_argument(
-        "--gallery", type=Path, metavar="DIR", help=f"where the gallery lies, default {HIDDEN} in the folder"
+        "--gallery",
+        type=place_of,
+        metavar="DIR",
+        help=f"where the gallery lies, default {HIDDEN} in the folder; or qdrant://HOST:6333/COLLECTION on a server",
     )
     parser.add_argument("--model", help="checkpoint's folder, id on the Hub, or an exported model's folder")
 
@@ -83,6 +88,8 @@ def _add_building(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def index(options: argparse.Namespace) -> int:
     """Brings a folder's gallery up to date, or makes it."""
+    if isinstance(options.folder, str):
+        raise ValueError(f"Name the images to index: amns index FOLDER --gallery {options.folder}.")
     gallery = _open(options)
     if gallery is None:
         gallery = _make(options)
@@ -105,7 +112,11 @@ def search(options: argparse.Namespace) -> int:
             raise ValueError(f"There is no gallery for {options.folder} yet, and --no_index was given.")
         gallery = _make(options)
         _report(gallery, options)
-    elif not options.no_index and (options.metadata or options.detector or not gallery.is_current()):
+    elif (
+        not options.no_index
+        and not isinstance(options.folder, str)
+        and (options.metadata or options.detector or not gallery.is_current())
+    ):
         try:
             _update(gallery, options)
             _report(gallery, options)
@@ -145,7 +156,7 @@ def _query(options: argparse.Namespace) -> tuple[Any, Any]:
     return text, image
 
 
-def open_gallery(folder: Path, gallery: Path | None = None, model: str | None = None) -> PersonGallery:
+def open_gallery(folder: Path | str, gallery: Path | str | None = None, model: str | None = None) -> PersonGallery:
     """The gallery of a folder that is indexed, or the gallery that the folder is.
 
     Args:
@@ -181,13 +192,17 @@ class _Places(NamedTuple):
         itself: whether a gallery was named.
     """
 
-    named: Path
+    named: Path | str
     root: Path
-    gallery: Path
+    gallery: Path | str
     itself: bool
 
     @classmethod
-    def of(cls, named: Path, gallery: Path | None) -> "_Places":
+    def of(cls, named: Path | str, gallery: Path | str | None) -> "_Places":
+        if isinstance(named, str):
+            if gallery is not None:
+                raise ValueError(f"{named} is a gallery itself; leave out --gallery, or name the folder of images.")
+            return cls(named, Path(), named, True)
         # Beside a recording, hidden too.
         hidden, root = named / HIDDEN, named
         if named.is_file():
@@ -202,18 +217,26 @@ def _load(
     places: _Places, model: str | None, detects: bool = False, batch_size: int = 64, num_workers: int = 0
 ) -> PersonGallery | None:
     named, place = places.named, places.gallery
-    if named.is_file() and not detects and not holds_persons(place):
+    if isinstance(named, Path) and named.is_file() and not detects and not holds_persons(place):
         raise ValueError(f"{named} is a file; with --detect MODEL the persons in it are indexed, or pass a folder.")
-    if not (place / SETTINGS).is_file():
+    if not _is_there(places):
         return None
     gallery = PersonGallery.load(place, model, None, batch_size, num_workers)
     resolved = places.root.resolve()
     if not places.itself:
         # A folder that was moved takes its hidden gallery along; a gallery elsewhere belongs to one folder.
-        if place.resolve().parent != resolved and gallery.source not in (None, resolved):
+        hidden = isinstance(place, Path) and place.resolve().parent == resolved
+        if not hidden and gallery.source not in (None, resolved):
             raise ValueError(f"The gallery {place} is of {gallery.source}, not of {resolved}; give each its own.")
         gallery.settings["source"] = str(resolved)
     return gallery
+
+
+def _is_there(places: _Places) -> bool:
+    if isinstance(places.gallery, Path):
+        return (places.gallery / SETTINGS).is_file()
+    # Named itself it has to be: opening it says that it is not.
+    return places.itself or QdrantStore(places.gallery).exists()
 
 
 def _make(options: argparse.Namespace) -> PersonGallery:
@@ -282,15 +305,19 @@ def _report(gallery: PersonGallery, options: argparse.Namespace) -> None:
         left_out = "" if reason.startswith("read up") else "left out "
         _note(options, f"{left_out}{path}: {reason[:200]}")
     if len(broken) > 10:
-        _note(options, f"left out {len(broken) - 10:,} more; all are in {options.place / BROKEN}")
+        where = "" if isinstance(options.place, str) else f"; all are in {options.place / BROKEN}"
+        _note(options, f"left out {len(broken) - 10:,} more{where}")
 
 
 def _print(gallery: PersonGallery, hits: list[Any], options: argparse.Namespace) -> None:
     from .pages import as_html, as_json, as_lines, as_sheet, read_file, read_frame
 
+    # A server's images may lie on another machine: their paths are shown as they are.
     root = gallery.source
     read, frame = read_file(root), read_frame(root)
-    shown_root = root if (options.folder / SETTINGS).is_file() else options.root
+    shown_root = options.root
+    if isinstance(options.folder, str) or (options.folder / SETTINGS).is_file():
+        shown_root = None if isinstance(options.folder, str) else root
 
     def place(path: str) -> str:
         return path if shown_root is None else str(shown_root / path)

@@ -12,11 +12,15 @@ from .place import write_broken, write_looked
 from .sources import Metadata, Source
 from .store import VectorStore
 
+# What was looked at lies in a folder.
+FRAMES = "Persons are cut out of frames into a gallery in a folder; bring that to the server with save()."
+
 
 class CutsPersons:
     """The part of `PersonGallery` that cuts persons out of frames, where it was made so."""
 
     folder: Path | None
+    server: str | None
     settings: dict[str, Any]
     _broken: Broken
     _looked: dict[str, Looked]
@@ -60,7 +64,7 @@ class CutsPersons:
 
     @property
     def _called(self) -> str:
-        return str(self.folder or "The gallery")
+        return str(self.folder or self.server or "The gallery")
 
     def _detect_by(self, detector: Detector | None) -> None:
         """Takes a detector for a gallery that is new, or was made with it."""
@@ -92,9 +96,11 @@ class CutsPersons:
             if self.detects:
                 write_looked(self.folder, self._looked)
 
-    def _refuse_processes(self) -> None:
+    def _refuse_frames(self) -> None:
+        if self.detects and self.server:
+            raise ValueError(FRAMES)
         if self.detects and process_count() > 1:
             raise ValueError("Persons are found in frames by one process; leave out accelerate.")
 
 
-__all__ = ["CutsPersons"]
+__all__ = ["FRAMES", "CutsPersons"]

@@ -12,27 +12,25 @@ from .arguments import Detector, Images, MetadataTable, Model, Processor, QueryI
 from .building import Broken, Builder, Changes, is_main, plan
 from .cropping import Looked
 from .encoders import Encoder, check_same, open_encoder
-from .frames import CutsPersons
+from .frames import FRAMES, CutsPersons
 from .hits import Hit
 from .lance_store import LanceStore
+from .opening import keep_settings, open_store, store_for
 from .place import (
     holds_persons,
     metadata_changed,
-    new_settings,
     note_metadata,
     noted_metadata,
     read_broken,
     read_looked,
     read_parquet,
-    read_settings,
-    settings_for,
     whole_or_gone,
-    write_settings,
     writing,
 )
+from .qdrant_store import QdrantStore, is_server
 from .queries import checked_vector, cut_sentences, query_vector
 from .sources import Metadata, Source
-from .store import MemoryStore, VectorStore
+from .store import VectorStore
 from .table import Table
 
 if TYPE_CHECKING:
@@ -44,12 +42,14 @@ class PersonGallery(CutsPersons):
 
     Make one with `from_images`, `load` or `from_parquet`.
 
+    Wherever a folder is asked for, `qdrant://HOST:6333/COLLECTION` names a collection on a server (extra `qdrant`).
     In a folder the rows lie in LanceDB (extra `search`). Any number of processes may read while one writes; whatever
     ends the writer, readers see the last whole commit, and the next writer goes on from there. A gallery belongs to
     one model: weights, preprocessing and dimension are compared when it is opened.
 
     Attributes:
-        folder: of the gallery, `None` in memory.
+        folder: of the gallery, `None` in memory and on a server.
+        server: URL of the gallery on a server.
         source: the folder of images, `None` where they came otherwise.
         changes: what the last update has done.
 
@@ -82,6 +82,7 @@ class PersonGallery(CutsPersons):
         folder: Path | None = None,
     ):
         self.store, self.folder, self.settings = store, folder, settings
+        self.server = store.url if isinstance(store, QdrantStore) else None
         self._encoder = encoder
         self.changes = Changes()
         self._broken: Broken = {} if folder is None else read_broken(folder)
@@ -112,7 +113,7 @@ class PersonGallery(CutsPersons):
                 with a column `image`, whose other columns become metadata, `image_path` the name.
             metadata: a CSV, TSV, JSON, JSON Lines or Parquet file, rows or a data frame: a column `path` (as the
                 images' names, relative to the folder) and any others (camera, time, person_id, ...).
-            folder: where the gallery lies, or will lie; `None` keeps it in memory.
+            folder: where the gallery lies, or will lie: a folder or a server; `None` keeps it in memory.
             batch_size: images at a time and process.
             num_workers: processes that decode images, beside each.
             progress: show a bar.
@@ -124,6 +125,8 @@ class PersonGallery(CutsPersons):
         Raises:
             ValueError: there are no images; the folder holds another model's gallery; metadata can't be read.
         """
+        if is_server(folder) and detector is not None:
+            raise ValueError(FRAMES)
         images = Source.of(source, detector is not None or holds_persons(folder))
         described = None if metadata is None and not images.columns else Metadata(images, metadata)
         encoder = open_encoder(model, processor, batch_size, num_workers)
@@ -152,9 +155,8 @@ class PersonGallery(CutsPersons):
             FileNotFoundError: there is no gallery.
             ValueError: it can't be read, or is of another model.
         """
-        folder = Path(folder)
-        settings = read_settings(folder)
-        gallery = cls(LanceStore(folder, settings["model"]["dimension"]), None, settings, folder)
+        store, settings, place = open_store(folder)
+        gallery = cls(store, None, settings, place)
         gallery._loading = (batch_size, num_workers)
         if not isinstance(model, (str, Path, type(None))):
             gallery._encoder = open_encoder(model, processor, batch_size, num_workers)
@@ -165,18 +167,15 @@ class PersonGallery(CutsPersons):
 
     @classmethod
     def _new(cls, folder: str | Path | None, encoder: Encoder) -> "PersonGallery":
-        """A gallery in memory, or the one in a folder, made if there is none."""
-        if folder is None:
-            return cls(MemoryStore(encoder.dimension), encoder, new_settings(encoder))
-        folder = Path(folder)
-        settings = settings_for(folder, encoder, is_main())
-        return cls(LanceStore(folder, encoder.dimension), encoder, settings, folder)
+        """A gallery in memory, or the one in a folder or on a server, made if there is none."""
+        store, settings, place = store_for(folder, encoder, is_main())
+        return cls(store, encoder, settings, place)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __repr__(self) -> str:
-        where = "in memory" if self.folder is None else f"in {self.folder}"
+        where = f"on {self.server}" if self.server else "in memory" if self.folder is None else f"in {self.folder}"
         return f"PersonGallery({len(self):,} images {where}, columns: {', '.join(self.columns) or 'none'})"
 
     @property
@@ -310,7 +309,8 @@ class PersonGallery(CutsPersons):
     def build_index(self) -> None:
         """Makes the index that approximates, which galleries beyond 100,000 images have of themselves."""
         if not isinstance(self.store, LanceStore):
-            raise ValueError("A gallery in memory is searched exactly; save it to a folder for an index.")
+            why = "A server makes its index itself" if self.server else "A gallery in memory is searched exactly"
+            raise ValueError(f"{why}; save it to a folder for an index.")
         with self._writing():
             self.store.build_index()
             self.store.finish()
@@ -324,7 +324,7 @@ class PersonGallery(CutsPersons):
         made.settings |= {key: self.settings[key] for key in noted if key in self.settings}
         made._fill(self._rows.read(vectors=True))
         made._broken, made._looked, made._detector = dict(self._broken), dict(self._looked), self._detector
-        write_settings(Path(folder), made.settings)
+        keep_settings(made._rows, made.settings, made.folder)
         made._keep()
         return made
 
@@ -354,7 +354,7 @@ class PersonGallery(CutsPersons):
         return self.store
 
     def _check(self, encoder: Encoder) -> None:
-        check_same(self.settings["model"], encoder, str(self.folder or "The gallery"), self.settings["name"])
+        check_same(self.settings["model"], encoder, self._called, self.settings["name"])
 
     def _fill(self, table: Table) -> None:
         with whole_or_gone(self.folder), self._writing():
@@ -363,13 +363,12 @@ class PersonGallery(CutsPersons):
             self._rows.finish()
 
     def _update(self, source: Source, metadata: Metadata | None, whole: bool, progress: bool) -> Changes:
-        self._refuse_processes()
+        self._refuse_frames()
         if not is_main():
             Builder(self.encoder, None, source, metadata, self._broken).run(whole)
             return self.changes
         with self._writing():
-            if self.folder is not None:
-                write_settings(self.folder, self.settings)
+            keep_settings(self._rows, self.settings, self.folder)
             builder = self._builder(source, metadata, progress)
             self.changes = builder.changes
             try:

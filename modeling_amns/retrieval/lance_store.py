@@ -11,7 +11,7 @@ import numpy as np
 
 from ..extras import require
 from .exact import EXACT_ROWS, ExactIndex, check_group, open_quick, remove_quick, write_quick
-from .hits import Hit
+from .hits import Hit, best_of_each
 from .table import FILE_COLUMNS, Table, arrow_type, joined_kinds, kind_of, states_of, vector_array
 from .where import quoted_text, to_sql
 
@@ -189,14 +189,8 @@ class LanceStore:
         flat = exact or not self.has_index
         if group_by is None:
             return self._ask(query, k, where, flat)
-        # One person may fill any number of places: ask for more until there are enough.
-        wanted, total = 4 * k, self.table.count_rows()
-        while True:
-            hits = self._ask(query, min(wanted, total), where, flat)
-            grouped = best_of_each(hits, group_by)
-            if len(grouped) >= k or len(hits) < wanted:
-                return grouped[:k]
-            wanted *= 4
+        total = self.table.count_rows()
+        return best_of_each(lambda count: self._ask(query, count, where, flat), group_by, k, total)
 
     def _ask(self, query: np.ndarray, k: int, where: str | None, flat: bool) -> list[Hit]:
         table, kinds = self.table, self._kinds()
@@ -283,18 +277,6 @@ class LanceStore:
         return self._exact[1]
 
 
-def best_of_each(hits: Iterable[Hit], group_by: str) -> list[Hit]:
-    """The first hit of each value of a column; a hit without one is kept."""
-    seen: set[Any] = set()
-    kept = []
-    for hit in hits:
-        value = hit.metadata.get(group_by)
-        if value is None or value not in seen:
-            seen.add(value)
-            kept.append(hit)
-    return kept
-
-
 def _has_end(path: Path) -> bool:
     try:
         with path.open("rb") as file:
@@ -325,4 +307,4 @@ def _readable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["LanceStore", "best_of_each"]
+__all__ = ["LanceStore"]

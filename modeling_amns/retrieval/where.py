@@ -16,10 +16,13 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 
 # Kinds of a column: text, integer (64 bits), real, boolean, time (no zone, or UTC).
 Kinds = Mapping[str, str]
+# What a column is compared with.
+Literal = str | int | float | bool | datetime.datetime
 
 MAX_CHARACTERS = 10_000
 # Brackets and NOTs inside each other; beyond, a reader that calls itself would end the program.
@@ -42,15 +45,48 @@ _GRAMMAR = (
 )
 
 
-def to_sql(where: str, kinds: Kinds, time: Callable[[str], str] = "'{}'".format) -> str:
-    """A filter as SQL that holds nothing but known columns and literals of their kind.
+@dataclass(frozen=True)
+class Comparison:
+    """A test of one column.
+
+    Args:
+        name, kind: of the column.
+        operator: `=`, `<>`, `<`, `<=`, `>`, `>=`, `IN`, `BETWEEN`, `LIKE`, `NULL`; `TRUE` for a boolean column alone.
+        values: what it is compared with, of the column's kind; a real number beside integers stays one.
+        negated: it was written with a NOT of its own, as in `NOT IN`.
+    """
+
+    name: str
+    kind: str
+    operator: str
+    values: tuple[Literal, ...] = ()
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class Not:
+    """What does not hold; of a column without a value neither this nor its part does, as in SQL."""
+
+    part: "Condition"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Parts joined by `AND` or `OR`."""
+
+    word: str
+    parts: "tuple[Condition, ...]"
+
+
+Condition = Comparison | Not | Joined
+
+
+def read_filter(where: str, kinds: Kinds) -> Condition:
+    """What a filter says.
 
     Args:
         where: the filter. Text stands in single quotes (`''` is a quote), times are text in ISO form.
         kinds: kind of each column that may be named: text, integer, real, boolean or time.
-        time: how the engine writes a time, from its ISO form without zone.
-    Returns:
-        an expression; names in double quotes.
     Raises:
         ValueError: an unknown column, a value that does not fit its column, or no single expression. The text says
             which, and where.
@@ -59,12 +95,53 @@ def to_sql(where: str, kinds: Kinds, time: Callable[[str], str] = "'{}'".format)
         raise ValueError(f"The filter is empty. {_GRAMMAR}.")
     if len(where) > MAX_CHARACTERS:
         raise ValueError(f"The filter has {len(where):,} characters, at most {MAX_CHARACTERS:,} are read.")
-    return _Reader(where, kinds, time).read()
+    return _Reader(where, kinds).read()
+
+
+def to_sql(where: str, kinds: Kinds, time: Callable[[str], str] = "'{}'".format) -> str:
+    """A filter as SQL that holds nothing but known columns and literals of their kind.
+
+    Args:
+        where, kinds: see `read_filter`.
+        time: how the engine writes a time, from its ISO form without zone.
+    Returns:
+        an expression; names in double quotes.
+    Raises:
+        ValueError: as `read_filter`.
+    """
+    return _sql(read_filter(where, kinds), time)
+
+
+def _sql(said: Condition, time: Callable[[str], str]) -> str:
+    if isinstance(said, Joined):
+        return "(" + f" {said.word} ".join(_sql(part, time) for part in said.parts) + ")"
+    if isinstance(said, Not):
+        return f"NOT {_sql(said.part, time)}"
+    column, negated = quoted_name(said.name), "NOT " if said.negated else ""
+    if said.operator == "NULL":
+        return f"{column} IS {negated}NULL"
+    if said.operator == "TRUE":
+        return column
+    # LanceDB takes no fraction beside a column of integers.
+    if said.kind == "integer" and any(isinstance(value, float) for value in said.values):
+        column = f"CAST({column} AS DOUBLE)"
+    values = [_sql_literal(value, time) for value in said.values]
+    if said.operator == "IN":
+        return f"{column} {negated}IN ({', '.join(values)})"
+    return f"{column} {negated}{said.operator} {' AND '.join(values)}"
+
+
+def _sql_literal(value: Literal, time: Callable[[str], str]) -> str:
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, datetime.datetime):
+        return time(value.isoformat())
+    return quoted_text(value) if isinstance(value, str) else repr(value)
 
 
 class _Reader:
-    def __init__(self, where: str, kinds: Kinds, time: Callable[[str], str]):
-        self.where, self.kinds, self.time = where, kinds, time
+    def __init__(self, where: str, kinds: Kinds):
+        self.where, self.kinds = where, kinds
         self.tokens: list[tuple[str, str, int]] = []
         self.place = self.depth = 0
         start, end = 0, len(where.rstrip())
@@ -82,11 +159,11 @@ class _Reader:
             at = self.tokens[self.place][2] if self.place < len(self.tokens) else len(self.where)
         raise ValueError(f"Filter, character {at + 1}: {what}. {_GRAMMAR}.")
 
-    def read(self) -> str:
-        sql = self.any_of()
+    def read(self) -> Condition:
+        said = self.any_of()
         if self.place < len(self.tokens):
             self.fail(f"{self.tokens[self.place][1]!r} follows a whole expression; only one is read")
-        return sql
+        return said
 
     def peek(self) -> str:
         """The next word in capitals or sign, "" for anything else."""
@@ -106,74 +183,67 @@ class _Reader:
             found = self.tokens[self.place][1] if self.place < len(self.tokens) else "the end"
             self.fail(f"expected {wanted}, found {found}")
 
-    def any_of(self) -> str:
+    def any_of(self) -> Condition:
         parts = [self.all_of()]
         while self.take("OR"):
             parts.append(self.all_of())
-        return parts[0] if len(parts) == 1 else f"({' OR '.join(parts)})"
+        return parts[0] if len(parts) == 1 else Joined("OR", tuple(parts))
 
-    def all_of(self) -> str:
+    def all_of(self) -> Condition:
         parts = [self.negated()]
         while self.take("AND"):
             parts.append(self.negated())
-        return parts[0] if len(parts) == 1 else f"({' AND '.join(parts)})"
+        return parts[0] if len(parts) == 1 else Joined("AND", tuple(parts))
 
-    def negated(self) -> str:
+    def negated(self) -> Condition:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             self.fail(f"more than {MAX_DEPTH} brackets inside each other")
+        said: Condition
         if self.take("NOT"):
-            sql = f"NOT {self.negated()}"
+            said = Not(self.negated())
         elif self.take("("):
-            sql = f"({self.any_of()})"
+            said = self.any_of()
             self.expect(")")
         else:
-            sql = self.comparison()
+            said = self.comparison()
         self.depth -= 1
-        return sql
+        return said
 
-    def comparison(self) -> str:
+    def comparison(self) -> Comparison:
         name = self.column()
-        kind, column = self.kinds[name], quoted_name(name)
+        kind = self.kinds[name]
         if self.take("IS"):
-            negated = "NOT " if self.take("NOT") else ""
+            negated = self.take("NOT")
             self.expect("NULL")
-            return f"{column} IS {negated}NULL"
+            return Comparison(name, kind, "NULL", (), negated)
         operator = self.peek()
         if operator in _OPERATORS:
             self.place += 1
-            return self.compare(column, [self.literal(name)], lambda values: f"{_OPERATORS[operator]} {values[0]}")
-        negated = "NOT " if self.take("NOT") else ""
+            return Comparison(name, kind, _OPERATORS[operator], (self.literal(name),))
+        negated = self.take("NOT")
         if self.take("IN"):
             self.expect("(")
             values = [self.literal(name)]
             while self.take(","):
                 values.append(self.literal(name))
             self.expect(")")
-            return self.compare(column, values, lambda values: f"{negated}IN ({', '.join(values)})")
+            return Comparison(name, kind, "IN", tuple(values), negated)
         if self.take("BETWEEN"):
             low = self.literal(name)
             self.expect("AND")
-            bounds = [low, self.literal(name)]
-            return self.compare(column, bounds, lambda values: f"{negated}BETWEEN {values[0]} AND {values[1]}")
+            return Comparison(name, kind, "BETWEEN", (low, self.literal(name)), negated)
         if self.take("LIKE"):
             if kind != "text":
                 self.fail(f"LIKE compares text, {name} holds {kind} values")
             pattern = self.literal(name)
-            if "\\" in pattern:
+            if "\\" in str(pattern):
                 self.fail("LIKE has no escape character; % stands for any text, _ for one character")
-            return f"{column} {negated}LIKE {pattern}"
+            return Comparison(name, kind, "LIKE", (pattern,), negated)
         if negated or kind != "boolean":
             found = self.tokens[self.place][1] if self.place < len(self.tokens) else "the end"
             self.fail(f"expected a comparison after {name}, found {found}")
-        return column
-
-    @staticmethod
-    def compare(column: str, values: list[str], write: Callable[[list[str]], str]) -> str:
-        # LanceDB takes no fraction beside a column of integers.
-        if any(value.endswith(_FRACTION) for value in values):
-            column = f"CAST({column} AS DOUBLE)"
-        return f"{column} {write([value.removesuffix(_FRACTION) for value in values])}"
+        return Comparison(name, kind, "TRUE")
 
     def column(self) -> str:
         if self.place == len(self.tokens):
@@ -192,7 +262,7 @@ class _Reader:
         self.place += 1
         return name
 
-    def literal(self, name: str) -> str:
+    def literal(self, name: str) -> Literal:
         kind = self.kinds[name]
         if self.place == len(self.tokens):
             self.fail(f"a value for {name} is missing")
@@ -205,15 +275,11 @@ class _Reader:
             value = text
         else:
             self.fail(f"expected a value for {name}, found {text}; text stands in single quotes")
-        sql = _LITERALS[kind](value)
-        if sql is None or "\0" in value:
+        meant = _LITERALS[kind](value)
+        if meant is None or "\0" in value:
             self.fail(f"{name} holds {kind} values, found {text}")
         self.place += 1
-        return self.time(sql) if kind == "time" else sql
-
-
-# Marks a literal that an integer column must become real for; no literal ends so.
-_FRACTION = "\0"
+        return meant
 
 
 def quoted_name(name: str) -> str:
@@ -226,37 +292,22 @@ def quoted_text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _integer(value: str) -> str | None:
+def _integer(value: str) -> int | float | None:
     if re.fullmatch(r"[-+]?\d{1,19}", value):
-        return str(int(value)) if -(2**63) <= int(value) < 2**63 else None
-    fraction = _real(value)
-    return None if fraction is None else fraction + _FRACTION
+        return int(value) if -(2**63) <= int(value) < 2**63 else None
+    return _real(value)
 
 
-def _real(value: str) -> str | None:
+def _real(value: str) -> float | None:
     try:
         number = float(value)
     except ValueError:
         return None
-    return repr(number) if math.isfinite(number) and "_" not in value else None
+    return number if math.isfinite(number) and "_" not in value else None
 
 
-def _boolean(value: str) -> str | None:
-    return {"TRUE": "TRUE", "FALSE": "FALSE", "1": "TRUE", "0": "FALSE"}.get(value.upper())
-
-
-def _time(value: str) -> str | None:
-    time = parse_time(value)
-    return None if time is None else time.isoformat()
-
-
-_LITERALS: dict[str, Callable[[str], str | None]] = {
-    "text": quoted_text,
-    "integer": _integer,
-    "real": _real,
-    "boolean": _boolean,
-    "time": _time,
-}
+def _boolean(value: str) -> bool | None:
+    return {"TRUE": True, "FALSE": False, "1": True, "0": False}.get(value.upper())
 
 
 def parse_time(text: str) -> datetime.datetime | None:
@@ -275,4 +326,25 @@ def parse_time(text: str) -> datetime.datetime | None:
         return None
 
 
-__all__ = ["Kinds", "parse_time", "quoted_name", "quoted_text", "to_sql"]
+_LITERALS: dict[str, Callable[[str], Literal | None]] = {
+    "text": str,
+    "integer": _integer,
+    "real": _real,
+    "boolean": _boolean,
+    "time": parse_time,
+}
+
+
+__all__ = [
+    "Comparison",
+    "Condition",
+    "Joined",
+    "Kinds",
+    "Literal",
+    "Not",
+    "parse_time",
+    "quoted_name",
+    "quoted_text",
+    "read_filter",
+    "to_sql",
+]
