@@ -4,7 +4,7 @@ python scripts/benchmark.py step    # training step with and without AWM
 python scripts/benchmark.py embed   # image encoder against transformers' CLIPModel
 python scripts/benchmark.py data    # JPEG files to a ready batch, against a plain loader with Pillow transforms
 python scripts/benchmark.py cache   # peak memory of a step with the gradient cache
-python scripts/benchmark.py search  # a query of galleries of 10,000 and 100,000 images, exact and by the index
+python scripts/benchmark.py search  # galleries as they grow; --sizes 10000 100000 1000000 takes minutes
 python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
 """
 
@@ -13,10 +13,8 @@ import modeling_amns  # noqa: F401  before all that is slow: Ctrl-C ends it in o
 # isort: split
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from transformers import CLIPConfig, CLIPModel
 
@@ -26,18 +24,16 @@ from modeling_amns.data.transforms import Augmentation
 from modeling_amns.ema import ImageTeacher
 from modeling_amns.losses import bsdm, matching_loss
 from modeling_amns.masking import patch_scores, select_patches
-from modeling_amns.memory import peak_memory_mb
-from modeling_amns.metrics.ranking import rank_metrics
 
 if __package__:  # installed, as modeling_amns.scripts.benchmark
     from .benchmark_loader import largest_difference, loaders
-    from .benchmark_memory import memory_table
-    from .benchmark_search import search
+    from .benchmark_memory import memory_table, metric_cost
+    from .benchmark_search import search_report
     from .benchmark_timing import print_ratios, side_by_side
 else:
     from benchmark_loader import largest_difference, loaders
-    from benchmark_memory import memory_table
-    from benchmark_search import search
+    from benchmark_memory import memory_table, metric_cost
+    from benchmark_search import search_report
     from benchmark_timing import print_ratios, side_by_side
 
 SIZES = {
@@ -55,6 +51,7 @@ class Options:
     repeats: int = field(default=5, metadata={"help": "Rounds; the median counts."})
     queries: int = field(default=20000, metadata={"help": "Rows of the metric's queries."})
     gallery: int = field(default=20000, metadata={"help": "Rows of its gallery."})
+    sizes: list[int] = field(default_factory=lambda: [10_000, 100_000], metadata={"help": "Images that are searched."})
     device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Where it runs."})
 
 
@@ -124,15 +121,12 @@ def cache(options: Options) -> None:
 
 def metric(options: Options) -> None:
     """The metric on random embeddings; peak memory is that of the whole process."""
-    generator = np.random.default_rng(0)
-    gallery = generator.standard_normal((options.gallery, 512), dtype=np.float32)
-    queries = generator.standard_normal((options.queries, 512), dtype=np.float32)
-    gallery_ids = np.arange(options.gallery) // 5
-    query_ids = gallery_ids[generator.integers(0, options.gallery, options.queries)]
-    before, start = peak_memory_mb(), time.perf_counter()
-    rank_metrics(queries, query_ids, gallery, gallery_ids)
-    print(f"{options.queries} queries x {options.gallery} images x 512: {time.perf_counter() - start:.1f} s")
-    print(f"peak memory of the process {peak_memory_mb()} MiB, before the call {before} MiB")
+    print(metric_cost(options.queries, options.gallery))
+
+
+def search(options: Options) -> None:
+    """Galleries on disk: time and memory to build and to search them, and how many of the best ten are found."""
+    print(search_report(options.sizes))
 
 
 def main() -> int:

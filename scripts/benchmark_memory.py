@@ -1,20 +1,22 @@
-"""What `benchmark.py cache` measures: peak memory of a training step, each variant in a process of its own."""
+"""What `benchmark.py cache` and `metric` measure: peak memory of a training step, and of the retrieval metric."""
 
 import multiprocessing
 import time
 
+import numpy as np
 import torch
 
 from modeling_amns import AMNSConfig, AMNSModel
 from modeling_amns.gradient_cache import cached_backward
 from modeling_amns.losses import bsdm, matching_loss
 from modeling_amns.markdown import markdown_table
-from modeling_amns.memory import PeakMemory
+from modeling_amns.memory import PeakMemory, peak_memory_mb
+from modeling_amns.metrics.ranking import rank_metrics
 from modeling_amns.stops import without_interrupts
 
 
 def step_memory(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[int, int, float]:
-    """One step (forward, bsdm, backward) at 384x128 with 40 tokens a caption.
+    """One step in a process of its own (forward, bsdm, backward) at 384x128 with 40 tokens a caption.
 
     Args:
         sizes: of both encoders.
@@ -39,6 +41,19 @@ def memory_table(sizes: dict, batch_size: int, chunk_sizes: tuple[int, ...], dev
         name = f"gradient_cache_chunk_size {chunk}" if chunk else "plain"
         rows.append([name, peak - before, f"{(peak - before) / reference:.2f}", f"{seconds:.2f}"])
     return markdown_table([f"step of {batch_size} pairs", "memory above start, MiB", "relative", "seconds"], rows)
+
+
+def metric_cost(queries: int, gallery: int) -> str:
+    """Seconds of the metric on random embeddings, and the peak memory of the whole process before and after."""
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((gallery, 512), dtype=np.float32)
+    asked = generator.standard_normal((queries, 512), dtype=np.float32)
+    image_ids = np.arange(gallery) // 5
+    asked_ids = image_ids[generator.integers(0, gallery, queries)]
+    before, start = peak_memory_mb(), time.perf_counter()
+    rank_metrics(asked, asked_ids, images, image_ids)
+    taken = f"{queries} queries x {gallery} images x 512: {time.perf_counter() - start:.1f} s"
+    return f"{taken}\npeak memory of the process {peak_memory_mb()} MiB, before the call {before} MiB"
 
 
 def _step(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[int, int, float]:
@@ -75,4 +90,4 @@ def _step(sizes: dict, batch_size: int, chunk_size: int, device: str) -> tuple[i
     return before, memory.mib, time.perf_counter() - start
 
 
-__all__ = ["memory_table", "step_memory"]
+__all__ = ["memory_table", "metric_cost", "step_memory"]

@@ -1,118 +1,143 @@
-"""What `benchmark.py search` measures: exact and approximate search of galleries that look like persons."""
+"""What `benchmark.py search` measures: a gallery on disk, from its first row to its last query, as it grows."""
 
+import json
+import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from modeling_amns.markdown import markdown_table
-from modeling_amns.memory import peak_memory_mb
-from modeling_amns.retrieval.exact import ExactIndex
+from modeling_amns.memory import PeakMemory
 from modeling_amns.retrieval.lance_store import LanceStore
 from modeling_amns.retrieval.table import FileState, Table
+from modeling_amns.stops import without_interrupts
+
+if __package__:  # installed, as modeling_amns.scripts.benchmark_search
+    from .benchmark_persons import BLOCK, exact_ranks, person_blocks, person_queries
+else:
+    from benchmark_persons import BLOCK, exact_ranks, person_blocks, person_queries
 
 K = 10
-# A column whose filter keeps one row in a hundred.
-RARE = "camera = 'c7'"
+# One camera of a hundred took each row: a filter on one keeps 1 %.
+CAMERAS, RARE = 100, 7
+# So many blocks of rows are written in one commit, as `PersonGallery.save` and `from_parquet` do.
+COMMIT = 5
+HEAD = ["images", "search", "keeps 1 %", "built in s", "MiB building", "MiB", "p50 ms", "p99 ms", "recall@10"]
 
 
-def person_vectors(rows: int, queries: int, dimension: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A gallery and queries as a dual encoder makes them, and not as noise is, on which every index looks bad.
-
-    Four images a person lie around a centre of low rank; a query lies near its person, shifted by the gap between
-    captions and images.
-
-    Returns:
-        L2-normalised float32 [rows, dimension] and [queries, dimension].
-    """
-    draw = np.random.default_rng(seed)
-    rank = min(64, dimension)
-    directions = draw.standard_normal((rank, dimension), np.float32) / np.sqrt(rank)
-    centres = draw.standard_normal((-(-rows // 4), rank), np.float32) @ directions
-    gallery = np.repeat(centres, 4, 0)[:rows]
-    gallery += 0.4 * draw.standard_normal(gallery.shape, np.float32)
-    gap = draw.standard_normal(dimension).astype(np.float32)
-    asked = centres[draw.integers(0, len(centres), queries)] + 0.5 * gap
-    asked += 0.5 * draw.standard_normal(asked.shape, np.float32)
-    return tuple(values / np.linalg.norm(values, axis=1, keepdims=True) for values in (gallery, asked))
+def search_report(sizes: Sequence[int], queries: int = 200, dimension: int = 512) -> str:
+    """Measures galleries, each step in a process of its own, and returns Markdown and, in the last line, JSON."""
+    rows = [row for size in sizes for row in measured(size, queries, dimension)]
+    cells = [
+        [f"{row['images']:,}", row["search"], "yes" if row["filtered"] else "no"]
+        + ["" if row[name] is None else f"{row[name]:{form}}" for name, form in _FORMS.items()]
+        for row in rows
+    ]
+    return f"{markdown_table(HEAD, cells, 3)}\n\n{json.dumps(rows)}"
 
 
-def search(_: object) -> None:
-    """Milliseconds of a query, and the share of the exact ten that the index finds."""
-    print(search_table((10_000, 100_000)))
+_FORMS = {"built_s": ".1f", "building_mib": "d", "mib": "d", "p50_ms": ".2f", "p99_ms": ".2f", "recall": ".3f"}
 
 
-def search_table(sizes: tuple[int, ...], queries: int = 200, dimension: int = 512) -> str:
-    """Markdown: milliseconds of one query at a time, and how many of the exact ten the index finds."""
-    rows = []
-    for size in sizes:
-        gallery, asked = person_vectors(size, queries, dimension)
-        exact = None
-        for name, search, seconds in searches(gallery):
-            for where in (None, RARE):
-                if where is not None and name == "torch":
-                    continue
-                times, found = measure(search, asked, where)
-                if name.startswith("exact"):
-                    exact = {**(exact or {}), where: found}
-                right = np.mean([len(a & b) / len(b) for a, b in zip(found, exact[where])]) if exact else 1.0
-                p50, p99 = np.percentile(times, [50, 99])
-                shown = [f"{seconds:.1f}", f"{p50:.2f}", f"{p99:.2f}", f"{right:.3f}", peak_memory_mb()]
-                rows.append([f"{size:,}", name, "no" if where is None else "yes", *shown])
-    head = ["rows", "search", "keeps 1 %", "built in s", "p50 ms", "p99 ms", "recall@10", "peak MiB"]
-    return markdown_table(head, rows, 2)
-
-
-Search = Callable[[np.ndarray, str | None], list[str]]
-
-
-def searches(gallery: np.ndarray) -> list[tuple[str, Search, float]]:
-    """Name, search and seconds to build of each way; the index is in a folder that lasts as long as the program."""
-    count = len(gallery)
-    cameras = [f"c{row % 100}" for row in range(count)]
-    table = Table(
-        [str(row) for row in range(count)],
-        [FileState(0, 0, "")] * count,
-        gallery,
-        {"camera": "text"},
-        {"camera": cameras},
-    )
-    start = time.perf_counter()
-    exact = ExactIndex.build(table)
-    built = time.perf_counter() - start
-    start = time.perf_counter()
-    # Removed when the object goes.
-    folder = tempfile.TemporaryDirectory()
-    store = LanceStore(Path(folder.name), gallery.shape[1])
-    for first in range(0, count, 50_000):
-        store.put(table.select(range(first, min(count, first + 50_000))))
-    store.build_index()
-    indexed = time.perf_counter() - start
-    tensor = torch.from_numpy(gallery)
-
-    def by_torch(query: np.ndarray, _: str | None) -> list[str]:
-        return [str(row) for row in torch.topk(tensor @ torch.from_numpy(query), K).indices.tolist()]
-
-    def by_index(query: np.ndarray, where: str | None, _: object = folder) -> list[str]:
-        return [hit.path for hit in store.search(query, K, where, None, False)]
-
+def measured(size: int, queries: int, dimension: int) -> list[dict]:
+    """The figures of one size: the gallery without and with a filter, and torch's product of all vectors."""
+    if size < K * CAMERAS:
+        raise ValueError(f"--sizes are {K * CAMERAS:,} or more, that a filter keeps {K} images; found {size}.")
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, building = apart(build, folder, size, dimension)
+        rows = []
+        for where in (None, f"camera = 'c{RARE}'"):
+            kind, times, found, mib = apart(search_gallery, folder, size, queries, dimension, where)
+            rows.append((kind, where, seconds, building, times, found, mib))
+    times, found, mib = apart(search_tensor, size, queries, dimension)
+    rows.append(("torch matmul, topk", None, None, None, times, found, mib))
+    every = {None: (1, 0), f"camera = 'c{RARE}'": (CAMERAS, RARE)}
+    right = {where: apart(exact, size, queries, dimension, *step) for where, step in every.items()}
     return [
-        ("exact", lambda query, where: [hit.path for hit in exact.search(query, K, where)], built),
-        ("torch", by_torch, 0.0),
-        ("index", by_index, indexed),
+        {
+            **{"images": size, "search": kind, "filtered": where is not None},
+            **{"built_s": built, "building_mib": building, "mib": mib},
+            **{f"p{part}_ms": float(np.percentile(times, part)) for part in (50, 99)},
+            "recall": sum(len(set(a) & set(b)) for a, b in zip(found, right[where])) / (K * queries),
+        }
+        for kind, where, built, building, times, found, mib in rows
     ]
 
 
-def measure(search: Search, queries: np.ndarray, where: str | None) -> tuple[list[float], list[set[str]]]:
-    """Milliseconds of each query, and what it found."""
-    search(queries[0], where)
+def apart(function: Callable, *arguments: object) -> tuple | list:
+    """Calls a function in a process of its own, so that memory is of nothing else."""
+    with without_interrupts():
+        workers = multiprocessing.get_context("spawn").Pool(1)
+    with workers as pool:
+        return pool.apply(function, arguments)
+
+
+def build(folder: str, size: int, dimension: int) -> tuple[float, int]:
+    """Writes a gallery's rows and ends as a gallery ends: with an index where it has one. Its seconds, peak in MiB."""
+    memory, seconds = PeakMemory(), 0.0
+    store = LanceStore(Path(folder), dimension)
+    waiting: list[np.ndarray] = []
+    for number, vectors in enumerate(person_blocks(size, dimension)):
+        waiting.append(vectors)
+        last = min(size, (number + 1) * BLOCK)
+        if len(waiting) < COMMIT and last < size:
+            continue
+        part = np.concatenate(waiting)
+        waiting.clear()
+        names = range(last - len(part), last)
+        cameras = [f"c{name % CAMERAS}" for name in names]
+        states = [FileState(0, 0, "")] * len(part)
+        start = time.perf_counter()
+        store.put(Table([str(name) for name in names], states, part, {"camera": "text"}, {"camera": cameras}))
+        seconds += time.perf_counter() - start
+    start = time.perf_counter()
+    store.finish()
+    return seconds + time.perf_counter() - start, memory.mib
+
+
+def search_gallery(
+    folder: str, size: int, queries: int, dimension: int, where: str | None
+) -> tuple[str, list[float], list[list[int]], int]:
+    """How the gallery searches, milliseconds of each query, what it found, and the peak of the process in MiB."""
+    memory, store = PeakMemory(), LanceStore(Path(folder), dimension)
+    times, found = timed(
+        lambda query: [int(hit.path) for hit in store.search(query, K, where, None, None)],
+        person_queries(queries, size, dimension)[0],
+    )
+    return "gallery, index" if store.has_index else "gallery, exact", times, found, memory.mib
+
+
+def search_tensor(size: int, queries: int, dimension: int) -> tuple[list[float], list[list[int]], int]:
+    """The same by one tensor of all vectors."""
+    memory, gallery = PeakMemory(), torch.empty(size, dimension)
+    for number, vectors in enumerate(person_blocks(size, dimension)):
+        gallery[number * BLOCK : number * BLOCK + len(vectors)] = torch.from_numpy(vectors)
+    times, found = timed(
+        lambda query: torch.topk(gallery @ torch.from_numpy(query), K).indices.tolist(),
+        person_queries(queries, size, dimension)[0],
+    )
+    return times, found, memory.mib
+
+
+def exact(size: int, queries: int, dimension: int, every: int, offset: int) -> list[list[int]]:
+    """What is right: the best rows among those that the filter keeps."""
+    return exact_ranks(person_queries(queries, size, dimension)[0], size, K, every=every, offset=offset)
+
+
+def timed(search: Callable[[np.ndarray], list[int]], queries: np.ndarray) -> tuple[list[float], list[list[int]]]:
+    """Milliseconds of each query, one at a time, after a few that warm up; and what it found."""
+    for query in queries[:5]:
+        search(query)
     times, found = [], []
     for query in queries:
         start = time.perf_counter()
-        hits = search(query, where)
+        found.append(search(query))
         times.append(1000 * (time.perf_counter() - start))
-        found.append(set(hits))
     return times, found
+
+
+__all__ = ["search_report"]

@@ -265,6 +265,21 @@ def test_the_index_and_flat_search_find_what_exact_search_finds(tmp_path, monkey
     assert len({hit.metadata["person"] for hit in grouped}) == 20
 
 
+@pytest.mark.parametrize("dimension, kind", [(16, "IvfRq"), (12, "IvfPq")])
+def test_vectors_of_any_dimension_and_columns_of_any_name_have_an_index(tmp_path, dimension, kind):
+    vectors = np.random.default_rng(0).standard_normal((300, dimension)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    kinds = {"person id": "integer", "Ä-x": "text", "seen": "boolean"}
+    values = {"person id": list(range(300)), "Ä-x": ["b", "c", None] * 100, "seen": [True, False] * 150}
+    store = LanceStore(tmp_path, dimension)
+    store.put(Table([str(n) for n in range(300)], [FileState(0, 0, "")] * 300, vectors, kinds, values))
+    store.build_index()
+    made = {index.columns[0].strip("`"): index.index_type for index in store.table.list_indices()}
+    assert made == {"vector": kind, **dict.fromkeys(kinds, "BTree")}
+    for where, wanted in (('"person id" = 7', "7"), ('"Ä-x" = \'c\' AND "person id" < 3', "1")):
+        assert [hit.path for hit in store.search(vectors[9], 5, where, None, False)] == [wanted]
+
+
 def test_a_gallery_ranks_a_split_as_the_evaluation_does(processor, folder):
     model = tiny_retrieval_model(processor).eval()
     files = sorted(str(path) for path in folder.rglob("cam*/*.png"))
