@@ -109,7 +109,9 @@
     mark(at);
     if (at < 0) return;
     cards[at].focus({ preventScroll: true });
-    cards[at].scrollIntoView({ block: "center" });
+    // What is taller than the window is read from its beginning, below the bar.
+    const tall = cards[at].offsetHeight > innerHeight - 2 * $("bar").offsetHeight;
+    cards[at].scrollIntoView({ block: tall ? "start" : "center" });
   }
 
   function beside(at, step) {
