@@ -57,6 +57,9 @@ def test_texts_of_the_data_end_no_script_and_begin_no_element():
     nasty = data_of(page)["pairs"][1]
     assert nasty["caption"] == nasty["person"] == nasty["better_caption"] == NASTY
     assert nasty["path"] == f"{NASTY}.png" and nasty["why"] == [f"{NASTY}: 1.50"]
+    # Numbers as tables hold them.
+    (kept,) = data_of(audit_sheet([Suspect(np.int64(7), "a", "b", np.int64(3), np.float32(0.25))], read, ""))["pairs"]
+    assert (kept["row"], kept["person"], kept["probability"]) == (7, "3", 0.25)
     # Half of a character, as names of files may hold.
     audit_sheet([Suspect(0, "\udcff.jpg", "a", 0, 0.5)], read, "\udcff").encode()
 
@@ -204,6 +207,12 @@ def test_pairs_are_decided_by_keyboard_kept_saved_and_loaded_again(open_sheet, t
     assert page.locator("#pairs > li:visible").count() == 9
     press(page, "ru")
     assert page.locator("#pairs > li:visible").count() == 7 and current(page) == "Row 53"
+
+    # A second window of the same browser follows.
+    second = page.context.new_page()
+    second.goto(page.url)
+    second.keyboard.press("w")
+    page.locator("#count").get_by_text("6 of 12 decided: 2 right, 3 wrong, 1 unsure").wait_for()
 
     # Another browser, where nothing is kept: the file brings the decisions back, as one step.
     other = open_sheet()

@@ -65,11 +65,11 @@ def audit_sheet(
 
     pairs = [
         {
-            "row": suspect.row,
+            "row": int(suspect.row),
             "path": suspect.path,
             "caption": suspect.caption,
             "person": str(suspect.person_id),
-            "probability": round(suspect.probability, 4) if math.isfinite(suspect.probability) else None,
+            "probability": round(float(suspect.probability), 4) if math.isfinite(suspect.probability) else None,
             "why": reasons(suspect.scores),
             "image": place(suspect.path),
             "better": None
@@ -79,7 +79,7 @@ def audit_sheet(
         }
         for suspect in suspects
     ]
-    known = json.dumps([[suspect.row, suspect.path, suspect.caption] for suspect in suspects])
+    known = json.dumps([[int(suspect.row), suspect.path, suspect.caption] for suspect in suspects])
     key = f"modeling_amns audit {hashlib.sha256(known.encode()).hexdigest()}"
     data = json.dumps({"key": key, "pairs": pairs, "images": list(images.values())}, ensure_ascii=False)
     style, script = _part("sheet.css"), _part("sheet.js")
