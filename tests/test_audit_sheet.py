@@ -106,8 +106,8 @@ def test_scores_are_told_in_words_and_unknown_ones_as_they_are():
     assert reasons(scores) == [
         "its image is rank 1,812 for its caption",
         "its caption is rank 2 for its image",
-        "the loss of finding its image by its caption is 7.31",
-        "the loss of finding its caption by its image is 0.50",
+        "the loss of finding its caption by its image is 7.31",
+        "the loss of finding its image by its caption is 0.50",
         "its loss averaged over the training run is 3.00",
     ]
     assert reasons({"own_rank": float("nan"), "teacher": -0.25}) == ["own_rank: nan", "teacher: -0.25"]

@@ -22,8 +22,9 @@ THUMBNAIL, QUALITY = (192, 256), 70
 _WORDS = {
     "image_rank": "its image is rank {} for its caption",
     "text_rank": "its caption is rank {} for its image",
-    "image_loss": "the loss of finding its image by its caption is {}",
-    "text_loss": "the loss of finding its caption by its image is {}",
+    # A loss is named by what is asked with, a rank by what is found.
+    "text_loss": "the loss of finding its image by its caption is {}",
+    "image_loss": "the loss of finding its caption by its image is {}",
     "moving_loss": "its loss averaged over the training run is {}",
 }
 
@@ -103,7 +104,7 @@ def reasons(scores: Mapping[str, float]) -> list[str]:
     """Why a pair is suspect, a line for each score; names that are not known are shown as they are.
 
     >>> reasons({"image_rank": 812.0, "text_loss": 7.314, "teacher": 0.25})
-    ['its image is rank 812 for its caption', 'the loss of finding its caption by its image is 7.31', 'teacher: 0.25']
+    ['its image is rank 812 for its caption', 'the loss of finding its image by its caption is 7.31', 'teacher: 0.25']
     """
     lines = []
     for name, score in scores.items():
