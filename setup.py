@@ -86,6 +86,9 @@ setup(
     package_data={
         "modeling_amns": [
             "py.typed",
+            "audit/sheet.html",
+            "audit/sheet.css",
+            "audit/sheet.js",
             "metrics/person_retrieval/README.md",
             "metrics/person_retrieval/*.txt",
             "metrics/person_retrieval/*.html",

@@ -3,8 +3,10 @@
 import itertools
 import os
 import secrets
+import shutil
 import tempfile
 import time
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tables that tests make don't belong in the user's cache. Programs that tests start share the folder; the first
@@ -127,3 +129,19 @@ def own_losses():
 @pytest.fixture
 def pixels() -> torch.Tensor:
     return torch.randn(4, 3, *IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A chromium without a window, Debian's or playwright's own; tests that ask for it are skipped where none is."""
+    api = pytest.importorskip("playwright.sync_api", reason='pages are tried with the extra "browser"')
+    with api.sync_playwright() as tools:
+        own = Path(tools.chromium.executable_path)
+        names = ("chromium", "chromium-browser", "google-chrome")
+        found = str(own) if own.is_file() else next(filter(None, map(shutil.which, names)), None)
+        if found is None:
+            pytest.skip("there is no chromium here")
+        # Inside a container its own walls can't be built; what it opens is ours.
+        opened = tools.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()

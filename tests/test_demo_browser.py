@@ -83,21 +83,6 @@ def site(gallery):
     assert not outside, outside
 
 
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason='the page is tried with the extra "browser"')
-    with api.sync_playwright() as tools:
-        own = Path(tools.chromium.executable_path)
-        names = ("chromium", "chromium-browser", "google-chrome")
-        found = str(own) if own.is_file() else next(filter(None, map(shutil.which, names)), None)
-        if found is None:
-            pytest.skip("there is no chromium here")
-        # Inside a container its own walls can't be built; what it opens is ours.
-        opened = tools.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def page(site, browser):
     """An open page; whatever it asks of another host, and each error of its scripts, fails the test."""
