@@ -33,10 +33,8 @@ class PeakMemory:
     @property
     def mib(self) -> int:
         """The mark in MiB."""
-        if self._module is not None:
-            found = self._module.max_memory_allocated(self.device)
-        else:
-            found = _peak_resident()
+        module = self._module
+        found = _peak_resident() if module is None else module.max_memory_allocated(self.device)
         # Linux counts pages per processor and adds them up late: its mark can fall by some after memory was freed.
         self._seen = max(self._seen, found)
         return self._seen // 2**20
