@@ -1,0 +1,134 @@
+"""Finds the training pairs whose caption and image likely do not belong together.
+
+python scripts/audit_noise.py outputs/quickstart --benchmark synthetic-pedes --data_root data
+python scripts/audit_noise.py outputs/mine --pairs pairs.csv --output audit.parquet --duplicates twice.json
+python scripts/audit_noise.py outputs/mine --pairs pairs.csv --write_clean clean --decisions decisions.csv
+"""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import PartialState
+
+from modeling_amns.audit.auditing import audit_pairs, run_losses
+from modeling_amns.audit.cleaning import (
+    check_folder,
+    doubtful_rows,
+    read_decisions,
+    read_records,
+    write_clean,
+)
+from modeling_amns.audit.duplicates import Duplicates, near_images, same_images, shared_captions, shared_persons
+from modeling_amns.audit.table import check_output, write_table
+from modeling_amns.cli import parse, run_script
+from modeling_amns.data.files import ImageFolder
+from modeling_amns.data.noise import inject_noise
+from modeling_amns.disk import write_whole
+from modeling_amns.extras import require
+from modeling_amns.loading import load_checkpoint
+from modeling_amns.pair_mixture import EXTRA
+from modeling_amns.run_arguments import DataArguments
+
+
+@dataclass
+class AuditArguments:
+    """What to look for, and where to write."""
+
+    output: str = field(default="audit.csv", metadata={"help": "Table of all pairs by suspicion, .csv or .parquet."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is there."})
+    duplicates: str | None = field(
+        default=None, metadata={"help": "JSON file for the images, captions and persons that occur twice."}
+    )
+    near_threshold: float = field(
+        default=0.98, metadata={"help": "Cosine from which on images of two persons are nearly the same."}
+    )
+    write_clean: str | None = field(
+        default=None, metadata={"help": "Folder for the set without doubtful pairs, which --pairs reads."}
+    )
+    threshold: float | None = field(
+        default=None, metadata={"help": "Probability from which on --write_clean leaves a pair out, default 0.5."}
+    )
+    decisions: str | None = field(
+        default=None,
+        metadata={"help": "CSV of row and decision (right, wrong, unsure), which --write_clean puts first."},
+    )
+    image_size: list[int] | None = field(
+        default=None, metadata={"help": "Height and width, default the checkpoint's; CLIP checkpoints need it."}
+    )
+    batch_size: int = field(default=128, metadata={"help": "Images or captions at a time."})
+    num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
+    device: str | None = field(default=None, metadata={"help": "Default: the accelerator if there is one."})
+
+    def check(self) -> None:
+        """All that can be said before the work starts."""
+        require("sklearn", EXTRA, "The audit")
+        check_output(self.output, self.overwrite)
+        if self.duplicates is not None:
+            check_output(self.duplicates, self.overwrite, (".json",))
+        if self.write_clean is not None:
+            check_folder(self.write_clean, self.overwrite)
+        elif self.decisions is not None or self.threshold is not None:
+            raise ValueError("--decisions and --threshold are of --write_clean; pass it as well.")
+        for name in ("threshold", "near_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"--{name} must lie in (0, 1], found {value}.")
+
+
+def main() -> int:
+    """Prints what was found and writes the tables."""
+    source, options, name = parse((DataArguments, AuditArguments), __doc__, {"model": "checkpoint: folder or Hub id"})
+    options.check()
+    train = source.load("train")
+    if source.noise_rate or source.noise_file:
+        train = inject_noise(train, source.noise_rate, source.noise_seed, source.noise_file)
+    decisions = read_decisions(options.decisions, len(train)) if options.decisions else {}
+    model, processor = load_checkpoint(name, options.image_size)
+    model.to(options.device or PartialState().device)
+    losses = run_losses(name, train)
+    audit = audit_pairs(model, processor, train, losses, options.batch_size, options.num_workers, progress=True)
+    if PartialState().is_main_process:
+        records = read_records(source)
+        near = near_images(audit.images, audit.persons, options.near_threshold)
+        paths = train.select(audit.first_rows)["image_path"][:]
+        persons = train["person_name" if "person_name" in train.column_names else "person_id"][:]
+        twice = Duplicates(
+            same_images(
+                (part.records, part.images if isinstance(part.images, ImageFolder) else None) for part in records
+            ),
+            [(paths[one], paths[other], cosine) for one, other, cosine in near],
+            shared_captions(train["caption"][:], persons),
+            dict(shared_persons(record for part in records for record in part.records)),
+        )
+        write_table(audit.suspects, options.output)
+        print(f"{audit.as_text()}\n{twice.as_text()}\n\nWrote {options.output}")
+        if options.duplicates is not None:
+            write_whole(options.duplicates, json.dumps(twice.as_dict(), indent=1, ensure_ascii=False) + "\n")
+            print(f"Wrote {options.duplicates}")
+        if options.write_clean is not None:
+            threshold = 0.5 if options.threshold is None else options.threshold
+            doubtful = doubtful_rows(audit.suspects, threshold, decisions)
+            said = write_clean(options.write_clean, records, train, audit.suspects, doubtful)
+            print(change(doubtful, len(train), decisions, options.write_clean, said))
+        sys.stdout.flush()
+    # Threads of a group that is left to the end of the interpreter can abort it.
+    PartialState().destroy_process_group()
+    return 0
+
+
+def change(doubtful: dict[int, str], pairs: int, decisions: dict[int, str], folder: str, options: list[str]) -> str:
+    """What the clean set lacks, and how to read it."""
+    by_hand = sum(why == "decision" for why in doubtful.values())
+    kept = sum(decision == "right" for decision in decisions.values())
+    return (
+        f"Wrote {folder} without {len(doubtful):,} of {pairs:,} training pairs ({len(doubtful) - by_hand:,} by the "
+        f"model, {by_hand:,} by decisions, which keep {kept:,}); {Path(folder) / 'removed.csv'} lists them. Train "
+        f"with\n  {shlex.join(options)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_script("audit_noise.py", main))
