@@ -17,7 +17,7 @@ from modeling_amns.audit import Suspect
 from modeling_amns.audit.auditing import audit_pairs, run_losses
 from modeling_amns.audit.cleaning import doubtful_rows, read_decisions
 from modeling_amns.audit.duplicates import near_images, same_images
-from modeling_amns.audit.scoring import against_truth, combined_score, compare_pairs, judge_pairs
+from modeling_amns.audit.scoring import against_truth, compare_pairs, judge_pairs
 from modeling_amns.audit.table import check_output, write_table
 from modeling_amns.data.files import ImageFolder
 from modeling_amns.data.records import Record
@@ -84,7 +84,7 @@ def planted(share: float, pairs: int = 600, hard: float = 0.35):
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
 def test_the_share_of_wrong_pairs_is_estimated_without_being_told(share):
     parts, clean = planted(share)
-    score = combined_score(compare_pairs(*parts))
+    score = compare_pairs(*parts).score()
     found = judge_pairs(score)
     if share in (0.0, 1.0):  # one group: nothing tells whether it is the right one
         assert found.low is None and found.doubtful_share == 0
@@ -92,22 +92,6 @@ def test_the_share_of_wrong_pairs_is_estimated_without_being_told(share):
     truth = against_truth(score, found.doubtful_share, clean)
     assert found.doubtful_share == pytest.approx(share, abs=0.03)
     assert truth["auroc"] > 0.97 and truth["precision"] > 0.9 and truth["true_share"] == pytest.approx(share)
-
-
-def test_what_the_run_remembers_finds_pairs_that_the_model_has_learnt_by_heart():
-    """Half of the wrong pairs are learnt: embedded as if right. The run's averages still know them."""
-    right, _ = planted(0.0)
-    parts, clean = planted(0.2)
-    learnt = np.flatnonzero(~clean)[::2]
-    captions = parts[2].clone()
-    captions[learnt] = right[2][learnt]
-    compared = compare_pairs(*parts[:2], captions, *parts[3:])
-    rng = np.random.default_rng(2)
-    run = np.where(clean, rng.gamma(2, 0.2, len(clean)), rng.normal(3, 0.3, len(clean)))
-    run[:50] = np.nan
-    alone, both = combined_score(compared), combined_score(compared, run)
-    assert np.isfinite(both).all() and np.array_equal(both[:50], alone[:50])
-    assert against_truth(both, 0.2, clean)["auroc"] > 0.97 > against_truth(alone, 0.2, clean)["auroc"]
 
 
 @pytest.mark.parametrize("name, at", [("images", 0), ("captions", 2)])

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..embedding import embed_images, embed_texts
 from ..pair_weighting import SCORES_FILE
 from ..protocols import MaskedEncoder, PairProcessor
-from .scoring import against_truth, combined_score, compare_pairs, judge_pairs
+from .scoring import against_truth, compare_pairs, judge_pairs
 from .suspects import Suspect
 
 logger = logging.get_logger(__name__)
@@ -73,7 +73,7 @@ def audit_pairs(
         processor: its `AMNSProcessor`.
         train: as `load_benchmark(name, root, "train")` or `load_pairs` returns it. Its `is_clean`, where
             `inject_noise` left one, is compared with what was found and used for nothing else.
-        run_loss: what the run remembers, see `run_losses`.
+        run_loss: what the run remembers, see `run_losses`; it stands beside the other scores and is not counted in.
         batch_size: images or captions per process and step.
         num_workers: processes that decode images.
         progress: show bars on the main process.
@@ -100,7 +100,7 @@ def audit_pairs(
     compared = compare_pairs(
         images.to(place), torch.from_numpy(image_of).to(place), texts.to(place), persons.to(place), temperature
     )
-    score = combined_score(compared, run_loss)
+    score = compared.score()
     found = judge_pairs(score)
     names = train["person_name" if "person_name" in train.column_names else "person_id"][:]
     paths = image_names(train)

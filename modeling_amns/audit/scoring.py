@@ -43,8 +43,8 @@ class Comparison:
     best_caption: NDArray[np.int64]
     num_images: int
 
-    def set_loss(self) -> NDArray[np.float64]:
-        """Both losses in units of what a guess among the whole set loses, their mean, float64 [pairs]."""
+    def score(self) -> NDArray[np.float64]:
+        """The mean of both losses, each in units of what a guess among the whole set loses, float64 [pairs]."""
         of_text = self.loss_text / guess_loss(self.num_images)
         return (of_text.astype(np.float64) + self.loss_image / guess_loss(len(self.loss_image))) / 2
 
@@ -124,39 +124,19 @@ def compare_pairs(
     )
 
 
-def combined_score(compared: Comparison, run_loss: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
-    """One figure a pair, in units of what a guess loses; higher is more suspicious.
-
-    The mean of the loss among the whole set, which sees all other pairs, and of what the training run remembers, which
-    is from before the model had learnt its wrong pairs by heart. The run's losses are of smaller batches, so they are
-    brought to the mean of the others.
-
-    Args:
-        compared: of the whole set.
-        run_loss: moving averages of the run in nats, NaN where a pair was not seen, [pairs].
-    Returns:
-        float64 [pairs].
-    """
-    score = compared.set_loss()
-    known = np.isfinite(run_loss) if run_loss is not None else np.zeros(len(score), bool)
-    if run_loss is None or not known.any() or run_loss[known].mean() <= 0:
-        return score
-    scaled = run_loss[known].astype(np.float64) * (score[known].mean() / run_loss[known].mean())
-    result = score.copy()
-    result[known] = (score[known] + scaled) / 2
-    return result
-
-
 def judge_pairs(score: NDArray[np.float64], seed: int = 0) -> PairMixture:
-    """The mixture of plausible and doubtful pairs; see `fit_pairs`, whose losses are here in units of a guess.
+    """The mixture of plausible and doubtful pairs; see `fit_pairs`, whose losses are here roots, in units of a guess.
+
+    Losses among the whole set have a longer tail than those among a batch. With the square root that `fit_pairs` takes
+    for the latter, hard pairs are called wrong; with its square root both groups are close to normal.
 
     Args:
-        score: of `combined_score`.
+        score: of `Comparison.score`.
         seed: of the fit's start.
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    return fit_pairs(score, 1.0, seed)
+    return fit_pairs(np.sqrt(score), 1.0, seed)
 
 
 def against_truth(score: NDArray[np.float64], share: float, is_clean: NDArray[np.bool_]) -> Mapping[str, float | None]:
@@ -189,4 +169,4 @@ def against_truth(score: NDArray[np.float64], share: float, is_clean: NDArray[np
     }
 
 
-__all__ = ["BLOCK", "Comparison", "against_truth", "combined_score", "compare_pairs", "judge_pairs"]
+__all__ = ["BLOCK", "Comparison", "against_truth", "compare_pairs", "judge_pairs"]
