@@ -1,7 +1,7 @@
 """Finds the training pairs whose caption and image likely do not belong together.
 
 python scripts/audit_noise.py outputs/quickstart --benchmark synthetic-pedes --data_root data
-python scripts/audit_noise.py outputs/mine --pairs pairs.csv --output audit.parquet --duplicates twice.json
+python scripts/audit_noise.py outputs/mine --pairs pairs.csv --output pairs.parquet --sheet pairs.html
 python scripts/audit_noise.py outputs/mine --pairs pairs.csv --write_clean clean --decisions decisions.csv
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from modeling_amns.audit.auditing import audit_pairs, run_losses
+from modeling_amns.audit.auditing import audit_pairs, image_names, run_losses
 from modeling_amns.audit.cleaning import (
     check_folder,
     doubtful_rows,
@@ -21,10 +21,12 @@ from modeling_amns.audit.cleaning import (
     read_records,
     write_clean,
 )
-from modeling_amns.audit.duplicates import Duplicates, near_images, same_images, shared_captions, shared_persons
+from modeling_amns.audit.duplicates import find_duplicates
+from modeling_amns.audit.sheet import audit_sheet
 from modeling_amns.audit.table import check_output, write_table
 from modeling_amns.cli import parse, run_script
-from modeling_amns.data.files import ImageFolder
+from modeling_amns.data.collator import undecoded
+from modeling_amns.data.images import decode_image
 from modeling_amns.data.noise import inject_noise
 from modeling_amns.disk import write_whole
 from modeling_amns.extras import require
@@ -39,6 +41,10 @@ class AuditArguments:
 
     output: str = field(default="audit.csv", metadata={"help": "Table of all pairs by suspicion, .csv or .parquet."})
     overwrite: bool = field(default=False, metadata={"help": "Replace what is there."})
+    sheet: str | None = field(
+        default=None, metadata={"help": "HTML page on which a person decides on the most suspicious pairs."}
+    )
+    sheet_pairs: int = field(default=1000, metadata={"help": "How many pairs the page shows."})
     duplicates: str | None = field(
         default=None, metadata={"help": "JSON file for the images, captions and persons that occur twice."}
     )
@@ -66,8 +72,11 @@ class AuditArguments:
         """All that can be said before the work starts."""
         require("sklearn", EXTRA, "The audit")
         check_output(self.output, self.overwrite)
-        if self.duplicates is not None:
-            check_output(self.duplicates, self.overwrite, (".json",))
+        for path, kind in ((self.duplicates, ".json"), (self.sheet, ".html")):
+            if path is not None:
+                check_output(path, self.overwrite, (kind,))
+        if self.sheet_pairs < 1:
+            raise ValueError(f"--sheet_pairs must be at least 1, found {self.sheet_pairs}.")
         if self.write_clean is not None:
             check_folder(self.write_clean, self.overwrite)
         elif self.decisions is not None or self.threshold is not None:
@@ -92,19 +101,16 @@ def main() -> int:
     audit = audit_pairs(model, processor, train, losses, options.batch_size, options.num_workers, progress=True)
     if PartialState().is_main_process:
         records = read_records(source)
-        near = near_images(audit.images, audit.persons, options.near_threshold)
-        paths = train.select(audit.first_rows)["image_path"][:]
-        persons = train["person_name" if "person_name" in train.column_names else "person_id"][:]
-        twice = Duplicates(
-            same_images(
-                (part.records, part.images if isinstance(part.images, ImageFolder) else None) for part in records
-            ),
-            [(paths[one], paths[other], cosine) for one, other, cosine in near],
-            shared_captions(train["caption"][:], persons),
-            dict(shared_persons(record for part in records for record in part.records)),
-        )
+        twice = find_duplicates(records, train, audit, options.near_threshold)
         write_table(audit.suspects, options.output)
         print(f"{audit.as_text()}\n{twice.as_text()}\n\nWrote {options.output}")
+        if options.sheet is not None:
+            rows, images = {path: row for row, path in enumerate(image_names(train))}, undecoded(train)
+            shown = audit.suspects[: options.sheet_pairs]
+            title = f"{Path(name).name} on {source.name}"
+            page = audit_sheet(shown, lambda path: decode_image(images[rows[path]]["image"]), title, audit.share)
+            write_whole(options.sheet, page)
+            print(f"Wrote {options.sheet}")
         if options.duplicates is not None:
             write_whole(options.duplicates, json.dumps(twice.as_dict(), indent=1, ensure_ascii=False) + "\n")
             print(f"Wrote {options.duplicates}")

@@ -101,11 +101,11 @@ def audit_pairs(
     score = combined_score(compared, run_loss)
     found = judge_pairs(score)
     names = train["person_name" if "person_name" in train.column_names else "person_id"][:]
-    paths = train["image_path"][:]
+    paths = image_names(train)
     clean = train["is_clean"][:] if "is_clean" in train.column_names else None
-    scores = {"score": score, "loss_text": compared.loss_text, "loss_image": compared.loss_image}
-    scores |= {"rank_image": compared.rank_image, "rank_caption": compared.rank_caption}
-    scores |= {} if run_loss is None else {"run_loss": run_loss}
+    scores = {"score": score, "text_loss": compared.loss_text, "image_loss": compared.loss_image}
+    scores |= {"image_rank": compared.rank_image, "text_rank": compared.rank_caption}
+    scores |= {} if run_loss is None else {"moving_loss": run_loss}
     suspects = [
         Suspect(
             row=row,
@@ -130,6 +130,11 @@ def audit_pairs(
         first,
         persons[first],
     )
+
+
+def image_names(train: datasets.Dataset) -> list[str]:
+    """What each row's image is called: its path, or its number where a data set holds it without a name."""
+    return [path or f"image {number}" for path, number in zip(train["image_path"][:], train["image_id"][:])]
 
 
 def run_losses(checkpoint: str | Path, train: datasets.Dataset) -> NDArray[np.float32] | None:
@@ -161,4 +166,4 @@ def run_losses(checkpoint: str | Path, train: datasets.Dataset) -> NDArray[np.fl
     return losses
 
 
-__all__ = ["Audit", "audit_pairs", "run_losses"]
+__all__ = ["Audit", "audit_pairs", "image_names", "run_losses"]

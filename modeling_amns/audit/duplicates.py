@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import Tensor
 
 from ..data.files import ImageFolder
 from ..data.records import PersonId, Record
+from .auditing import Audit, image_names
+from .cleaning import SourceRecords
 from .scoring import BLOCK
 
 
@@ -38,15 +41,39 @@ class Duplicates:
 
     def as_text(self) -> str:
         """Counts, a line each."""
+        count = len(self.same_images)
         across = sum(len({split for split, _ in group}) > 1 for group in self.same_images)
         return "\n".join(
             [
-                f"- images that occur more than once, byte by byte: {len(self.same_images):,}, in several splits: {across:,}",
+                f"- images that occur more than once, byte by byte: {count:,}, in several splits: {across:,}",
                 f"- images nearly the same as one of another person: {len(self.near_images):,}",
                 f"- captions that more than one person has: {len(self.shared_captions):,}",
                 f"- persons in more than one split: {len(self.shared_persons):,}",
             ]
         )
+
+
+def find_duplicates(
+    source: Sequence[SourceRecords], train: datasets.Dataset, audit: Audit, near_threshold: float
+) -> Duplicates:
+    """All that occurs twice in a data set.
+
+    Args:
+        source: the records of all splits.
+        train: the set that was audited.
+        audit: of it.
+        near_threshold: cosine from which on images of two persons are nearly the same.
+    """
+    names = image_names(train.select(audit.first_rows))
+    persons = train["person_name" if "person_name" in train.column_names else "person_id"][:]
+    near = near_images(audit.images, audit.persons, near_threshold)
+    folders = (part.images if isinstance(part.images, ImageFolder) else None for part in source)
+    return Duplicates(
+        same_images((part.records, folder) for part, folder in zip(source, folders)),
+        [(names[one], names[other], cosine) for one, other, cosine in near],
+        shared_captions(train["caption"][:], persons),
+        dict(shared_persons(record for part in source for record in part.records)),
+    )
 
 
 def same_images(parts: Iterable[tuple[Sequence[Record], ImageFolder | None]]) -> list[list[tuple[str, str]]]:
@@ -122,4 +149,4 @@ def shared_persons(records: Iterable[Record]) -> Mapping[PersonId, list[str]]:
     return {person: list(found) for person, found in splits.items() if len(found) > 1}
 
 
-__all__ = ["Duplicates", "near_images", "same_images", "shared_captions", "shared_persons"]
+__all__ = ["Duplicates", "find_duplicates", "near_images", "same_images", "shared_captions", "shared_persons"]
