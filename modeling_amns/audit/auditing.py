@@ -96,14 +96,16 @@ def audit_pairs(
     texts = embed_texts(model, processor, captions, batch_size, progress)
     temperature = float(torch.exp(-model.logit_scale.detach().float()))
     # On the accelerator where there is one; there the comparison costs next to nothing.
-    moved = [part.to(model.device) for part in (images, torch.from_numpy(image_of), texts, persons)]
-    compared = compare_pairs(*moved, temperature=temperature)
+    there = model.device
+    compared = compare_pairs(
+        images.to(there), torch.from_numpy(image_of).to(there), texts.to(there), persons.to(there), temperature
+    )
     score = combined_score(compared, run_loss)
     found = judge_pairs(score)
     names = train["person_name" if "person_name" in train.column_names else "person_id"][:]
     paths = image_names(train)
     clean = train["is_clean"][:] if "is_clean" in train.column_names else None
-    scores = {"score": score, "text_loss": compared.loss_text, "image_loss": compared.loss_image}
+    scores: dict[str, NDArray] = {"score": score, "text_loss": compared.loss_text, "image_loss": compared.loss_image}
     scores |= {"image_rank": compared.rank_image, "text_rank": compared.rank_caption}
     scores |= {} if run_loss is None else {"moving_loss": run_loss}
     suspects = [

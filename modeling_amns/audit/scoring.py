@@ -70,7 +70,7 @@ def compare_pairs(
         >>> images = captions = torch.eye(2)
         >>> found = compare_pairs(images, torch.tensor([0, 1, 1]), captions[[0, 1, 0]], torch.tensor([4, 7, 7]), 0.1)
         >>> found.rank_image.tolist(), found.best_image.tolist(), found.best_caption.tolist()
-        ([1, 1, 2], [1, 0, 0], [1, 0, 0])
+        ([1, 1, 2], [1, 0, 0], [2, 0, 0])
     """
     for name, values in (("images", images), ("captions", captions)):
         if broken := int((~values.isfinite().all(-1)).sum()):
@@ -113,8 +113,15 @@ def compare_pairs(
         log_sum = torch.logaddexp(log_sum, found.logsumexp(0))
         loss_image[rows] = torch.nn.functional.softplus(found.logsumexp(1)[local] - own[rows] / temperature)
     loss_text = torch.nn.functional.softplus(log_sum - own / temperature)
-    parts = (loss_text, loss_image, rank_image, rank_caption, best_image, best_caption)
-    return Comparison(*(part.cpu().numpy() for part in parts), num_images=count)
+    return Comparison(
+        loss_text.cpu().numpy(),
+        loss_image.cpu().numpy(),
+        rank_image.cpu().numpy(),
+        rank_caption.cpu().numpy(),
+        best_image.cpu().numpy(),
+        best_caption.cpu().numpy(),
+        count,
+    )
 
 
 def combined_score(compared: Comparison, run_loss: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
