@@ -52,6 +52,14 @@ def figures(values, queries=None) -> PersonFigures:
     return PersonFigures(np.ones(len(values), int) if queries is None else np.asarray(queries), values)
 
 
+def test_a_rate_is_the_same_run_however_its_number_is_written(tmp_path):
+    whole, broken = (
+        [cell.digest for cell in read_grid(write(tmp_path / "grid.yaml", {**GRID, "noise_rates": rates})).cells()]
+        for rates in ([0, 0.5], [0.0, 0.5])
+    )
+    assert whole == broken
+
+
 def test_a_difference_is_the_mean_over_seeds_and_queries():
     draw = random.Random(0)
     queries = [draw.randint(1, 4) for _ in range(30)]

@@ -99,14 +99,15 @@ class Grid:
         for row, options in self.rows.items():
             given = dict(options)
             rates, seeds = given.pop("noise_rates", self.noise_rates), given.pop("seeds", self.seeds)
-            for rate in rates:
+            # 0 in a file and 0.0 of a command line are one run.
+            for rate in map(float, rates):
                 for place, seed in enumerate(seeds):
                     told = {**self.base, **given, "noise_rate": rate, "noise_seed": seed, "seed": seed}
                     if not rate:
                         del told["noise_seed"]
                     if start_folder is not None and made:
                         told["model_name_or_path"] = str(start_folder)
-                    planned.append((place, Cell(row, float(rate), seed, told, made)))
+                    planned.append((place, Cell(row, rate, seed, told, made)))
         yield from (cell for _, cell in sorted(planned, key=lambda entry: entry[0]))
 
 

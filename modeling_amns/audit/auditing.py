@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import datasets
 import numpy as np
@@ -96,20 +96,16 @@ def audit_pairs(
     texts = embed_texts(model, processor, captions, batch_size, progress)
     temperature = float(torch.exp(-model.logit_scale.detach().float()))
     # On the accelerator where there is one; there the comparison costs next to nothing.
-    place = model.device
+    there = model.device
     compared = compare_pairs(
-        images.to(place), torch.from_numpy(image_of).to(place), texts.to(place), persons.to(place), temperature
+        images.to(there), torch.from_numpy(image_of).to(there), texts.to(there), persons.to(there), temperature
     )
     score = compared.score()
     found = judge_pairs(score)
     names = train["person_name" if "person_name" in train.column_names else "person_id"][:]
     paths = image_names(train)
     clean = train["is_clean"][:] if "is_clean" in train.column_names else None
-    scores: dict[str, NDArray[Any]] = {
-        "score": score,
-        "text_loss": compared.loss_text,
-        "image_loss": compared.loss_image,
-    }
+    scores: dict[str, NDArray] = {"score": score, "text_loss": compared.loss_text, "image_loss": compared.loss_image}
     scores |= {"image_rank": compared.rank_image, "text_rank": compared.rank_caption}
     scores |= {} if run_loss is None else {"moving_loss": run_loss}
     suspects = [

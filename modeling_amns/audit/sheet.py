@@ -25,6 +25,7 @@ _WORDS = {
     # A loss is named by what is asked with, a rank by what is found.
     "text_loss": "the loss of finding its image by its caption is {}",
     "image_loss": "the loss of finding its caption by its image is {}",
+    "score": "in all, its loss is {} of a guess's among the whole set",
     "moving_loss": "its loss averaged over the training run is {}",
 }
 
