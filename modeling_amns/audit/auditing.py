@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.utils import logging
 
+from ..data.records import PersonId
 from ..embedding import embed_images, embed_texts
 from ..pair_weighting import SCORES_FILE
 from ..protocols import MaskedEncoder, PairProcessor
@@ -102,8 +103,7 @@ def audit_pairs(
     )
     score = compared.score()
     found = judge_pairs(score)
-    names = train["person_name" if "person_name" in train.column_names else "person_id"][:]
-    paths = image_names(train)
+    names, paths = person_names(train), image_names(train)
     clean = train["is_clean"][:] if "is_clean" in train.column_names else None
     scores: dict[str, NDArray] = {"score": score, "text_loss": compared.loss_text, "image_loss": compared.loss_image}
     scores |= {"image_rank": compared.rank_image, "text_rank": compared.rank_caption}
@@ -139,6 +139,11 @@ def image_names(train: datasets.Dataset) -> list[str]:
     return [path or f"image {number}" for path, number in zip(train["image_path"][:], train["image_id"][:])]
 
 
+def person_names(train: datasets.Dataset) -> list[PersonId]:
+    """What each row's person is called: the name that own pairs have, or the number."""
+    return train["person_name" if "person_name" in train.column_names else "person_id"][:]
+
+
 def run_losses(checkpoint: str | Path, train: datasets.Dataset) -> NDArray[np.float32] | None:
     """What the run that wrote a checkpoint remembers of each pair: moving averages of its loss.
 
@@ -168,4 +173,4 @@ def run_losses(checkpoint: str | Path, train: datasets.Dataset) -> NDArray[np.fl
     return losses
 
 
-__all__ = ["Audit", "audit_pairs", "image_names", "run_losses"]
+__all__ = ["Audit", "audit_pairs", "image_names", "person_names", "run_losses"]

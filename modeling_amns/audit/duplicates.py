@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.files import ImageFolder
 from ..data.records import PersonId, Record
-from .auditing import Audit, image_names
+from .auditing import Audit, image_names, person_names
 from .cleaning import SourceRecords
 from .scoring import BLOCK
 
@@ -65,13 +65,12 @@ def find_duplicates(
         near_threshold: cosine from which on images of two persons are nearly the same.
     """
     names = image_names(train.select(audit.first_rows))
-    persons = train["person_name" if "person_name" in train.column_names else "person_id"][:]
     near = near_images(audit.images, audit.persons, near_threshold)
     folders = (part.images if isinstance(part.images, ImageFolder) else None for part in source)
     return Duplicates(
         same_images((part.records, folder) for part, folder in zip(source, folders)),
         [(names[one], names[other], cosine) for one, other, cosine in near],
-        shared_captions(train["caption"][:], persons),
+        shared_captions(train["caption"][:], person_names(train)),
         dict(shared_persons(record for part in source for record in part.records)),
     )
 

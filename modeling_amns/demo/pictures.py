@@ -10,7 +10,7 @@ from PIL import Image
 from ..data.images import decode_image
 from ..image_modes_amns import open_image, to_rgb, why_unreadable
 from ..retrieval.encoders import Encoder, TorchEncoder
-from ..retrieval.fragments import Fragment, source_of
+from ..retrieval.fragments import cut_from
 from ..retrieval.pages import jpeg_address, read_file
 
 # Height and width at most in pixels: of what is sent to the page, about twice what it shows.
@@ -40,12 +40,13 @@ class GalleryPictures:
             ValueError: outside of the gallery's folder.
             FileNotFoundError: it is gone.
         """
-        if self.root is None:
-            return Path(source_of(path) if self._fragment(path) else path)
-        if os.path.isabs(path) or ".." in Path(path).parts:
+        if self.root is not None and (os.path.isabs(path) or ".." in Path(path).parts):
             raise ValueError("outside of the gallery's folder")
-        place = self.root / (source_of(path) if self._fragment(path) else path)
-        root, file = os.path.realpath(self.root), os.path.realpath(place)
+        found = cut_from(self.root, path)
+        source = path if found is None else found.source
+        if self.root is None:
+            return Path(source)
+        root, file = os.path.realpath(self.root), os.path.realpath(self.root / source)
         if not self.follow_links and os.path.commonpath([root, file]) != root:
             raise ValueError("a link that leaves the gallery's folder")
         return Path(file)
@@ -53,13 +54,13 @@ class GalleryPictures:
     def read(self, path: str, size: tuple[int, int] | None = None) -> Image.Image:
         """An image, or a person cut out of a frame, upright RGB; `size` as for `decode_image`."""
         file = self.file(path)
-        if self._fragment(path):
+        if cut_from(self.root, path) is not None:
             return self._cut(path)
         return decode_image({"path": str(file), "bytes": None}, path, size)
 
     def query(self, path: str) -> Path | Image.Image:
         """An image of the gallery as a query takes it."""
-        return self.read(path) if self._fragment(path) else self.file(path)
+        return self.file(path) if cut_from(self.root, path) is None else self.read(path)
 
     def thumbnail(self, path: str) -> str:
         """An image as a `data:` address of a small JPEG.
@@ -78,10 +79,6 @@ class GalleryPictures:
             return data_address(self.read(path, (TALL, WIDE)))
         except (ValueError, ImportError):
             raise ValueError("can't be read") from None
-
-    def _fragment(self, path: str) -> bool:
-        # A file may be called so too.
-        return Fragment.of(path) is not None and not ((self.root or Path()) / path).exists()
 
 
 def data_address(image: Image.Image) -> str:

@@ -5,6 +5,7 @@ A name says which file, which second of it, and which box (left, top, width, hei
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 _FRAGMENT = re.compile(r"(?P<source>.+)#(?:t=(?P<second>\d+(?:\.\d+)?)&)?xywh=(?P<box>\d+,\d+,\d+,\d+)", re.DOTALL)
 
@@ -60,4 +61,10 @@ def source_of(path: str) -> str:
     return path if found is None else found.source
 
 
-__all__ = ["Fragment", "source_of"]
+def cut_from(root: Path | None, path: str) -> Fragment | None:
+    """What a path in a gallery was cut out of; `None` for that of a whole image, whose file may be called so too."""
+    found = Fragment.of(path)
+    return None if found is None or ((root or Path()) / path).exists() else found
+
+
+__all__ = ["Fragment", "cut_from", "source_of"]

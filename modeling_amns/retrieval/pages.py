@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .fragments import Fragment
+from .fragments import Fragment, cut_from
 from .hits import Hit
 from .recordings import shown_second
 
@@ -236,11 +236,9 @@ def _reader(root: Path | None) -> "Callable[[str], tuple[Image.Image, Fragment |
     def read(path: str) -> "tuple[Image.Image, Fragment | None]":
         if root is not None and (Path(path).is_absolute() or ".." in Path(path).parts):
             raise ValueError(f"{path} leaves {root}, the folder of the gallery's images.")
-        place = (root or Path()) / path
-        found = Fragment.of(path)
-        if found is None or place.exists():
-            return whole(str(place), None), None
-        return whole(str((root or Path()) / found.source), found.second), found
+        found = cut_from(root, path)
+        source, second = (path, None) if found is None else (found.source, found.second)
+        return whole(str((root or Path()) / source), second), found
 
     return read
 
