@@ -1,13 +1,16 @@
 """What `scripts/train.py` is told: data, start and training, from the command line and a recipe."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import datasets
 from transformers.hf_argparser import string_to_bool
 
 from .adapters import AdapterArguments
 from .cli import OptionParser
 from .configuration_amns import check_limit
+from .data.folds import read_fold
+from .data.noise import inject_noise
 from .data.sources import SourceArguments
 from .image_modes_amns import size_pair
 from .run_options import read_encoder, read_recipe, refuse_from_scratch_options
@@ -23,7 +26,7 @@ FROM_SCRATCH_OPTIONS: dict[str, Any] = {
 
 
 @dataclass
-class DataArguments(SourceArguments):
+class NoiseArguments(SourceArguments):
     """Which pairs to train and to test on, and how many captions to make wrong."""
 
     noise_rate: float = field(
@@ -31,6 +34,28 @@ class DataArguments(SourceArguments):
     )
     noise_seed: int = field(default=0, metadata={"help": "Seed of the shuffle."})
     noise_file: str | None = field(default=None, metadata={"help": "A published .npy index file (RDE) instead."})
+
+    def load_train(self) -> datasets.Dataset:
+        """The training pairs with the wrong captions that were asked for; errors as of `load` and `inject_noise`."""
+        train = cast(datasets.Dataset, self.load("train"))
+        if self.noise_rate or self.noise_file:
+            train = inject_noise(train, self.noise_rate, self.noise_seed, self.noise_file)
+        return train
+
+
+@dataclass
+class DataArguments(NoiseArguments):
+    """Persons that training leaves out."""
+
+    left_out_fold: str | None = field(
+        default=None,
+        metadata={"help": "I/K: leave the persons of fold I of K out of the training pairs, once noise is in them."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.left_out_fold is not None:
+            self.left_out_fold = str(read_fold(self.left_out_fold))
 
 
 @dataclass
@@ -98,4 +123,4 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
     return data, start, args
 
 
-__all__ = ["DataArguments", "ModelArguments", "parse_arguments"]
+__all__ = ["DataArguments", "ModelArguments", "NoiseArguments", "parse_arguments"]
