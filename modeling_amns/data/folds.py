@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 _FORM = re.compile(r"(\d{1,9})/(\d{1,9})")
 
 
-class Fold(NamedTuple):
+@dataclass(frozen=True)
+class Fold:
     """One of several parts of the persons; as text `number/count`.
 
     Args:
