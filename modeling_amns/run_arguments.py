@@ -1,6 +1,7 @@
 """What `scripts/train.py` is told: data, start and training, from the command line and a recipe."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import datasets
@@ -106,15 +107,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
         ValueError: the recipe is no mapping of fields, or has a field that does not exist.
         FileNotFoundError: there is no such recipe.
     """
-    parser = OptionParser(
-        (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
-    )
-    parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
-    parser.add_argument("--yes", action="store_true", help="Start even without any other option.")
+    parser = _parser()
     known, _ = parser.parse_known_args(arguments)
     if known.config:
-        switches = {action.dest for action in parser._actions if action.type is string_to_bool}
-        recipe = read_recipe(known.config, {action.dest for action in parser._actions}, switches)
+        recipe = recipe_options(known.config, parser)
         if known.model_name_or_path:
             # A start that the command line names takes the place of the new model that the recipe describes.
             recipe = {name: value for name, value in recipe.items() if name not in FROM_SCRATCH_OPTIONS}
@@ -123,4 +119,25 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
     return data, start, args
 
 
-__all__ = ["DataArguments", "ModelArguments", "NoiseArguments", "parse_arguments"]
+def recipe_options(path: str | Path, parser: OptionParser | None = None) -> dict[str, Any]:
+    """The options in a recipe, as they are written; errors as of `parse_arguments`.
+
+    Args:
+        path: of the file, or the name of one of the package's own.
+        parser: of `scripts/train.py`, where it is there.
+    """
+    parser = parser or _parser()
+    switches = {action.dest for action in parser._actions if action.type is string_to_bool}
+    return read_recipe(path, {action.dest for action in parser._actions}, switches)
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
+    )
+    parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
+    parser.add_argument("--yes", action="store_true", help="Start even without any other option.")
+    return parser
+
+
+__all__ = ["DataArguments", "ModelArguments", "NoiseArguments", "parse_arguments", "recipe_options"]
