@@ -99,12 +99,12 @@ def main() -> int:
     kinds = (NoiseArguments, AuditArguments, FoldArguments)
     source, options, folds, name = parse(kinds, __doc__, {"model": "checkpoint: folder or Hub id"})
     options.check()
-    folds.check()
+    runs = folds.check(source)
     train = source.load_train()
     decisions = read_decisions(options.decisions, len(train)) if options.decisions else {}
     model, processor = options.load(name)
     losses, how = run_losses(name, train), (options.batch_size, options.num_workers, True)
-    models = folds.models(source, train)
+    models = folds.models(runs, train)
     cross = cross_fit(models, options.load, train, *how) if models else None
     audit = audit_pairs(model, processor, train, losses, *how, cross)
     if PartialState().is_main_process:

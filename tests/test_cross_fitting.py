@@ -2,7 +2,12 @@
 
 import csv
 import math
+import os
 import shutil
+import signal
+import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,9 +21,12 @@ from modeling_amns import AMNSProcessor, RunReport, inject_noise, load_pairs
 from modeling_amns.audit import pair_scores
 from modeling_amns.audit.auditing import audit_pairs
 from modeling_amns.audit.cross_fitting import check_fold_models, cross_fit
+from modeling_amns.audit.fold_runs import fold_options, train_folds
 from modeling_amns.data.folds import pairs_digest, person_folds
 from modeling_amns.embedding import embed_images, embed_texts
 from modeling_amns.loading import load_checkpoint
+from modeling_amns.run_arguments import NoiseArguments, parse_arguments
+from modeling_amns.run_processes import RunProcesses
 from modeling_amns.run_record import write_record
 
 FOLDS, NOISE = 3, 0.4
@@ -221,7 +229,13 @@ def test_the_table_has_both_scores_and_is_in_the_order_of_the_cross_fitted_ones(
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--fold_models", "PEOPLE/fold1"], "--fold_models needs the models of at least 2 folds, found 1"),
+        (["--fold_models", "PEOPLE/fold1"], "--fold_models: expected at least 2 folds, found 1"),
+        (["--folds", "1", "--config", "quickstart"], "--folds: expected at least 2 folds, found 1"),
+        (["--folds", "3", "--fold_models", "a", "b"], "leave one of them out"),
+        (["--folds", "3"], "--folds needs the recipe of its runs"),
+        (["--config", "quickstart"], "--config and --folds_dir are of --folds"),
+        (["--folds", "3", "--config", "nowhere.yaml"], "There is no recipe nowhere.yaml"),
+        (["--folds", "9", "--config", "quickstart"], "Fold 1 of 9 has one person alone"),
         (["--fold_models", "PEOPLE/fold2", "PEOPLE/fold1"], "fold2 is of a run with 2/3; expected"),
         (["--left_out_fold", "1/3"], "There is no option '--left_out_fold'"),
     ],
@@ -231,3 +245,80 @@ def test_bad_options_end_in_a_line_and_leave_nothing(people, tmp_path, monkeypat
     given = [option.replace("PEOPLE", str(people)) for option in options]
     code, said = audit(people, monkeypatch, capsys, *given)
     assert code == 1 and message in said.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def processes(people, tmp_path):
+    """Runs that are over at once: each leaves the model of its fold; the first of fold 2 is cut off."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import pathlib, shutil, sys, yaml\n"
+        "words = sys.argv[1:]\n"
+        "options = yaml.safe_load(open(words[words.index('--config') + 1]))\n"
+        "fold, folder = options['left_out_fold'], pathlib.Path(options['output_dir'])\n"
+        "with open(folder.parent / 'words.txt', 'a') as said: print(fold, words[-2], file=said)\n"
+        "if fold[0] == '2' and not (folder / 'checkpoint-4').exists():\n"
+        "    (folder / 'checkpoint-4').mkdir()\n"
+        "    sys.exit('train.py: stopped.')\n"
+        f"shutil.copytree({str(people)!r} + '/fold' + fold[0], folder, dirs_exist_ok=True)\n"
+    )
+    return lambda: RunProcesses("TEST", program=[sys.executable, str(program)])
+
+
+def test_folds_are_trained_once_and_go_on_where_they_were_stopped(people, tmp_path, processes):
+    source = NoiseArguments(pairs=str(people / "pairs.csv"), noise_rate=NOISE)
+    (tmp_path / "recipe.yaml").write_text("num_train_epochs: 2\nnoise_rate: 0.1\neval_strategy: no\noutput_dir: x\n")
+    options = fold_options(tmp_path / "recipe.yaml", source)
+    # The audit's data go before the recipe's.
+    assert (options["noise_rate"], options["num_train_epochs"], options["eval_strategy"]) == (NOISE, 2, "no")
+    folder, told = tmp_path / "runs", []
+    with pytest.raises(ChildProcessError, match="fold 2/3 could not be trained: exit code 1: train.py: stopped"):
+        train_folds(options, 3, folder, told.append, processes())
+    models = train_folds(options, 3, folder, told.append, processes())
+    words = (folder / "words.txt").read_text().split("\n")[:-1]
+    assert words == [
+        *("1/3 --overwrite_output_dir", "2/3 --overwrite_output_dir"),
+        *("2/3 --resume_from_checkpoint", "3/3 --overwrite_output_dir"),
+    ]
+    assert told[2] == f"Fold 1/3 is trained: {folder / 'fold-1-of-3'}"
+    check_fold_models(models, noisy(people))
+    data, _, args = parse_arguments(["--config", str(models[1] / "cell.yaml")])
+    assert (data.left_out_fold, data.pairs, data.noise_rate) == ("2/3", source.pairs, NOISE)
+    assert args.num_train_epochs == 2 and args.output_dir == str(models[1])
+    with pytest.raises(ValueError, match="fold-1-of-3 holds a run with other options than these"):
+        train_folds(options | {"num_train_epochs": 3}, 3, folder, told.append, processes())
+    assert len((folder / "words.txt").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("left_out_fold: 1/2", "sets left_out_fold, which is for --folds to say"),
+        ("noise_file: noise.npy", "sets noise_file, and the audit is of data without it; pass --noise_file noise.npy"),
+        ("num_epochs: 2", "has unknown field"),
+        ("eval_strategy: steps", "The best epoch is read back from its checkpoint"),
+    ],
+)
+def test_recipes_that_no_fold_can_be_trained_by_are_refused_before_any_run(people, tmp_path, line, message):
+    (tmp_path / "recipe.yaml").write_text(f"save_strategy: epoch\n{line}\n")
+    with pytest.raises(ValueError, match=message):
+        fold_options(tmp_path / "recipe.yaml", NoiseArguments(pairs=str(people / "pairs.csv")))
+
+
+def test_ctrl_c_ends_the_run_that_is_being_waited_for(tmp_path):
+    program, mark = tmp_path / "program.py", tmp_path / "mark"
+    program.write_text(f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n")
+
+    def interrupt():
+        while not (mark.exists() and mark.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    processes = RunProcesses("TEST", program=[sys.executable, str(program)])
+    with pytest.raises(KeyboardInterrupt):
+        train_folds({}, 2, tmp_path / "runs", lambda _: None, processes)
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
