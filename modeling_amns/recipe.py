@@ -33,7 +33,7 @@ from .checkpoints import asked_for, missing_parts
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .curves import draw_training
 from .data.benchmarks import dropped_pairs
-from .data.noise import inject_noise
+from .data.folds import leave_out, pairs_digest, read_fold
 from .disk import whole_file
 from .evaluation import EmbeddedSplit
 from .figures import shown_pairs
@@ -162,11 +162,15 @@ def _run(
     if start.model_name_or_path:
         # Before the data, which may take minutes to read; how many persons they show is known only then.
         load_start(start.model_name_or_path, AMNSModel)
-    splits = {split: data.load(split) for split in dict.fromkeys(("train", "test", data.selection_split))}
-    train, test = splits["train"], splits["test"]
-    if data.noise_rate or data.noise_file:
-        train = inject_noise(train, data.noise_rate, data.noise_seed, data.noise_file)
+    train = data.load_train()
+    splits = {"train": train} | {split: data.load(split) for split in dict.fromkeys(("test", data.selection_split))}
+    test = splits["test"]
+    # Also with persons left out: their classes stay empty, and all folds have the same model.
     num_identities = max(train["person_id"][:]) + 1 if IDENTITY in args.weights else 0
+    left_out: dict[str, Any] = {"left_out_fold": None}
+    if data.left_out_fold:
+        left_out = {"left_out_fold": data.left_out_fold, "left_out_of": pairs_digest(train)}
+        train = leave_out(train, read_fold(data.left_out_fold))
     # The same start in every process and run, whatever was drawn before.
     torch.manual_seed(args.seed)
     model, processor = build(start, train["caption"][:], num_identities)
@@ -177,7 +181,7 @@ def _run(
         eval_dataset=splits[data.selection_split],
         processing_class=processor,
     )
-    trainer.run_options = _deciding(data, start)
+    trainer.run_options = _deciding(data, start) | left_out
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     embedded, last_embedded, best, last, selected = _evaluate_and_save(trainer, test)
     origin, base_model = _origin(start.model_name_or_path)
@@ -194,7 +198,7 @@ def _run(
         dropped_pairs={split: dropped_pairs(rows) for split, rows in splits.items()},
         start=origin,
         base_model=base_model,
-        training=_configuration(start, args) | _changes(trainer),
+        training=_configuration(start, args) | (left_out if data.left_out_fold else {}) | _changes(trainer),
         environment=_environment(args.device),
         doubtful_share=round(trainer.mixture.doubtful_share, 4) if trainer.mixture else None,
         seconds=round(time.time() - began, 1),

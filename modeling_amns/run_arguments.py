@@ -1,13 +1,17 @@
 """What `scripts/train.py` is told: data, start and training, from the command line and a recipe."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import datasets
 from transformers.hf_argparser import string_to_bool
 
 from .adapters import AdapterArguments
 from .cli import OptionParser
 from .configuration_amns import check_limit
+from .data.folds import read_fold
+from .data.noise import inject_noise
 from .data.sources import SourceArguments
 from .image_modes_amns import size_pair
 from .run_options import read_encoder, read_recipe, refuse_from_scratch_options
@@ -23,7 +27,7 @@ FROM_SCRATCH_OPTIONS: dict[str, Any] = {
 
 
 @dataclass
-class DataArguments(SourceArguments):
+class NoiseArguments(SourceArguments):
     """Which pairs to train and to test on, and how many captions to make wrong."""
 
     noise_rate: float = field(
@@ -31,6 +35,28 @@ class DataArguments(SourceArguments):
     )
     noise_seed: int = field(default=0, metadata={"help": "Seed of the shuffle."})
     noise_file: str | None = field(default=None, metadata={"help": "A published .npy index file (RDE) instead."})
+
+    def load_train(self) -> datasets.Dataset:
+        """The training pairs with the wrong captions that were asked for; errors as of `load` and `inject_noise`."""
+        train = cast(datasets.Dataset, self.load("train"))
+        if self.noise_rate or self.noise_file:
+            train = inject_noise(train, self.noise_rate, self.noise_seed, self.noise_file)
+        return train
+
+
+@dataclass
+class DataArguments(NoiseArguments):
+    """Persons that training leaves out."""
+
+    left_out_fold: str | None = field(
+        default=None,
+        metadata={"help": "I/K: leave the persons of fold I of K out of the training pairs, once noise is in them."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.left_out_fold is not None:
+            self.left_out_fold = str(read_fold(self.left_out_fold))
 
 
 @dataclass
@@ -81,15 +107,10 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
         ValueError: the recipe is no mapping of fields, or has a field that does not exist.
         FileNotFoundError: there is no such recipe.
     """
-    parser = OptionParser(
-        (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
-    )
-    parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
-    parser.add_argument("--yes", action="store_true", help="Start even without any other option.")
+    parser = _parser()
     known, _ = parser.parse_known_args(arguments)
     if known.config:
-        switches = {action.dest for action in parser._actions if action.type is string_to_bool}
-        recipe = read_recipe(known.config, {action.dest for action in parser._actions}, switches)
+        recipe = recipe_options(known.config, parser)
         if known.model_name_or_path:
             # A start that the command line names takes the place of the new model that the recipe describes.
             recipe = {name: value for name, value in recipe.items() if name not in FROM_SCRATCH_OPTIONS}
@@ -98,4 +119,25 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[DataArguments, 
     return data, start, args
 
 
-__all__ = ["DataArguments", "ModelArguments", "parse_arguments"]
+def recipe_options(path: str | Path, parser: OptionParser | None = None) -> dict[str, Any]:
+    """The options in a recipe, as they are written; errors as of `parse_arguments`.
+
+    Args:
+        path: of the file, or the name of one of the package's own.
+        parser: of `scripts/train.py`, where it is there.
+    """
+    parser = parser or _parser()
+    switches = {action.dest for action in parser._actions if action.type is string_to_bool}
+    return read_recipe(path, {action.dest for action in parser._actions}, switches)
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
+        (DataArguments, ModelArguments, AMNSTrainingArguments), description="Trains and evaluates an AMNS model."
+    )
+    parser.add_argument("--config", help="Recipe in YAML: any of the options below; the command line overrides it.")
+    parser.add_argument("--yes", action="store_true", help="Start even without any other option.")
+    return parser
+
+
+__all__ = ["DataArguments", "ModelArguments", "NoiseArguments", "parse_arguments", "recipe_options"]

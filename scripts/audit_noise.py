@@ -13,6 +13,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.audit.auditing import audit_pairs, image_names, run_losses
 from modeling_amns.audit.cleaning import (
     check_folder,
@@ -21,18 +22,19 @@ from modeling_amns.audit.cleaning import (
     read_records,
     write_clean,
 )
+from modeling_amns.audit.cross_fitting import cross_fit
 from modeling_amns.audit.duplicates import find_duplicates
+from modeling_amns.audit.fold_arguments import FoldArguments
 from modeling_amns.audit.sheet import audit_sheet
 from modeling_amns.audit.table import check_output, write_table
 from modeling_amns.cli import parse, run_script
 from modeling_amns.data.collator import undecoded
 from modeling_amns.data.images import decode_image
-from modeling_amns.data.noise import inject_noise
 from modeling_amns.disk import write_whole
 from modeling_amns.extras import require
 from modeling_amns.loading import load_checkpoint
 from modeling_amns.pair_mixture import EXTRA
-from modeling_amns.run_arguments import DataArguments
+from modeling_amns.run_arguments import NoiseArguments
 
 
 @dataclass
@@ -86,19 +88,25 @@ class AuditArguments:
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"--{name} must lie in (0, 1], found {value}.")
 
+    def load(self, name: str | Path) -> tuple[AMNSModel, AMNSProcessor]:
+        """A checkpoint on its device."""
+        model, processor = load_checkpoint(name, self.image_size)
+        return model.to(self.device or PartialState().device), processor
+
 
 def main() -> int:
     """Prints what was found and writes the tables."""
-    source, options, name = parse((DataArguments, AuditArguments), __doc__, {"model": "checkpoint: folder or Hub id"})
+    kinds = (NoiseArguments, AuditArguments, FoldArguments)
+    source, options, folds, name = parse(kinds, __doc__, {"model": "checkpoint: folder or Hub id"})
     options.check()
-    train = source.load("train")
-    if source.noise_rate or source.noise_file:
-        train = inject_noise(train, source.noise_rate, source.noise_seed, source.noise_file)
+    runs = folds.check(source)
+    train = source.load_train()
     decisions = read_decisions(options.decisions, len(train)) if options.decisions else {}
-    model, processor = load_checkpoint(name, options.image_size)
-    model.to(options.device or PartialState().device)
-    losses = run_losses(name, train)
-    audit = audit_pairs(model, processor, train, losses, options.batch_size, options.num_workers, progress=True)
+    model, processor = options.load(name)
+    losses, how = run_losses(name, train), (options.batch_size, options.num_workers, True)
+    models = folds.models(runs, train)
+    cross = cross_fit(models, options.load, train, *how) if models else None
+    audit = audit_pairs(model, processor, train, losses, *how, cross)
     if PartialState().is_main_process:
         records = read_records(source)
         twice = find_duplicates(records, train, audit, options.near_threshold)

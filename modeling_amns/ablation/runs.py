@@ -1,35 +1,24 @@
 """Runs the cells of a grid, each as a process of its own, several side by side, and goes on where it was stopped."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import IO
-
-import yaml
 
 from ..brief import in_short
 from ..data.sources import SourceArguments
 from ..data.synthetic import make_synthetic_benchmark
-from ..report import METRICS, RESULTS
-from ..stops import WATCHED
+from ..report import METRICS
+from ..run_processes import LOG, RunProcesses, last_line
 from .grid import Cell, Grid, as_words, digest
 from .records import CellRecord, append_record, failed_record, record_of
 
-_PACKAGE = Path(__file__).parents[1]
 # Row of the line that says what the start reached before it was trained on.
 START_ROW = "the start"
 _SOURCE = {option.name for option in fields(SourceArguments)}
-_DIGEST_FILE, _LOG = "cell.txt", "log.txt"
 
 
 def start_cell(grid: Grid) -> Cell | None:
@@ -51,10 +40,7 @@ class CellRunner:
 
     def __init__(self, folder: Path, results: Path, jobs: int = 1, program: Sequence[str] | None = None):
         self.folder, self.results, self.jobs = folder, results, jobs
-        self.program = list(program or (sys.executable, "-m", "modeling_amns.commands"))
-        self._running: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()
-        self._stopped = False
+        self._processes = RunProcesses("ABLATION", jobs, program)
 
     def place(self, cell: Cell) -> Path:
         """Where a run lies: rows may be called anything, folders not."""
@@ -78,10 +64,10 @@ class CellRunner:
         if grid.start.get("synthetic") is not None:
             make_synthetic_benchmark(**grid.start["synthetic"])
         cell = Cell("start", 0.0, 0, grid.start.get("options") or {}, digest(grid.start))
-        if not (self._is_of(cell, folder) and (folder / RESULTS).is_file()):
-            reason = self._train(cell, folder)
+        if not (self._processes.is_done(folder, cell.digest)):
+            reason = self._processes.train(folder, cell.options, cell.digest)
             if reason:
-                raise RuntimeError(f"The start could not be trained: {reason}. Its output: {folder / _LOG}")
+                raise RuntimeError(f"The start could not be trained: {reason}. Its output: {folder / LOG}")
         return folder
 
     def rank_start(self, grid: Grid, folder: Path) -> CellRecord | None:
@@ -90,13 +76,13 @@ class CellRunner:
         if cell is None:
             return None
         source = {name: value for name, value in grid.base.items() if name in _SOURCE}
-        words = [*self.program, "evaluate", str(folder), "--json", *as_words(source)]
-        with tempfile.TemporaryFile() as output, (self.folder / _LOG).open("ab") as log:
-            code = self._wait(words, output, log)
+        words = ["evaluate", str(folder), "--json", *as_words(source)]
+        with tempfile.TemporaryFile() as output, (self.folder / LOG).open("ab") as log:
+            code = self._processes.wait(words, output, log)
             output.seek(0)
             text = output.read()
         if code:
-            raise RuntimeError(f"The start could not be evaluated: {_last_line(self.folder / _LOG)}")
+            raise RuntimeError(f"The start could not be evaluated: {last_line(self.folder / LOG)}")
         figures = json.loads(text)
         record = CellRecord(*cell.key, digest=cell.digest, last={name: round(figures[name], 2) for name in METRICS})
         append_record(self.results, record)
@@ -110,7 +96,7 @@ class CellRunner:
             tell: called after each with how many are done, and its record.
         """
         records: list[CellRecord] = []
-        with ThreadPoolExecutor(self.jobs) as pool, self._stop_together():
+        with ThreadPoolExecutor(self.jobs) as pool, self._processes.stop_together():
             waiting = [pool.submit(self._run_one, cell) for cell in cells]
             try:
                 for done in as_completed(waiting):
@@ -128,8 +114,8 @@ class CellRunner:
 
     def _run_one(self, cell: Cell) -> CellRecord | None:
         folder = self.place(cell)
-        reason = self._train(cell, folder)
-        if self._stopped:
+        reason = self._processes.train(folder, cell.options, cell.digest)
+        if self._processes.stopped:
             return None
         if reason is None:
             try:
@@ -137,62 +123,6 @@ class CellRunner:
             except (OSError, ValueError, KeyError) as error:
                 reason = f"its results can't be read: {in_short(error, 200)}"
         return failed_record(cell, reason)
-
-    def _is_of(self, cell: Cell, folder: Path) -> bool:
-        file = folder / _DIGEST_FILE
-        return file.is_file() and file.read_text(encoding="utf-8").strip() == cell.digest
-
-    def _train(self, cell: Cell, folder: Path) -> str | None:
-        """Runs one cell in its folder, from its last checkpoint if it has one; why it failed, or `None`."""
-        ours = self._is_of(cell, folder)
-        if ours and (folder / RESULTS).is_file():
-            return None
-        folder.mkdir(parents=True, exist_ok=True)
-        again = "resume_from_checkpoint" if ours and any(folder.glob("checkpoint-*")) else "overwrite_output_dir"
-        recipe = folder / "cell.yaml"
-        recipe.write_text(yaml.safe_dump({**cell.options, "output_dir": str(folder)}), encoding="utf-8")
-        (folder / _DIGEST_FILE).write_text(cell.digest + "\n", encoding="utf-8")
-        with (folder / _LOG).open("a", encoding="utf-8") as log:
-            code = self._wait([*self.program, "train", "--config", str(recipe), f"--{again}", "true"], log, log)
-        if code == 0:
-            return None
-        return f"exit code {code}: {_last_line(folder / _LOG)}"
-
-    def _wait(self, words: list[str], output: IO, log: IO) -> int:
-        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
-        paths = os.pathsep.join(filter(None, (str(_PACKAGE.parent), os.environ.get("PYTHONPATH"))))
-        environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": paths, f"{WATCHED}ABLATION": "1"}
-        with self._lock:
-            if self._stopped:
-                return -signal.SIGTERM
-            # A group of its own: Ctrl-C is for the ablation, which stops its runs by itself.
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=output, stderr=log, env=environment, start_new_session=True
-            )
-            self._running.add(process)
-        try:
-            return process.wait()
-        finally:
-            with self._lock:
-                self._running.discard(process)
-
-    @contextmanager
-    def _stop_together(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            with self._lock:
-                self._stopped = True
-                for process in self._running:
-                    process.terminate()
-            raise
-
-
-def _last_line(file: Path) -> str:
-    with file.open("rb") as log:
-        log.seek(max(0, file.stat().st_size - 4000))
-        lines = log.read().decode("utf-8", "replace").strip().splitlines()
-    return in_short(lines[-1], 300) if lines else "no output"
 
 
 __all__ = ["CellRunner", "start_cell"]

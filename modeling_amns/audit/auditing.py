@@ -1,4 +1,4 @@
-"""One audit of a training set: embedded once, compared with itself, judged, and said pair by pair."""
+"""One audit of a training set: scored by a model or by several, judged, and said pair by pair."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,14 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..data.records import PersonId
-from ..embedding import embed_images, embed_texts
 from ..pair_weighting import SCORES_FILE
 from ..protocols import MaskedEncoder, PairProcessor
-from .scoring import against_truth, compare_pairs, judge_pairs
+from .cross_fitting import CrossFitted
+from .pair_scores import score_pairs
+from .scoring import against_truth, judge_pairs
 from .suspects import Suspect
 
 logger = logging.get_logger(__name__)
-
-_COLUMNS = ("image", "caption", "person_id", "image_id", "image_path")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class Audit:
         images: L2-normalised embeddings, each image once, float32 [M, D].
         first_rows: the first row of each image, int64 [M].
         persons: person of each image, int64 [M].
+        folds: how many models have judged the pairs that they had not seen; 0 where one has judged all.
+        own_truth: with folds, `against_truth` of the one model that has seen all pairs, at the same share.
     """
 
     suspects: Sequence[Suspect]
@@ -45,16 +46,29 @@ class Audit:
     images: Tensor
     first_rows: NDArray[np.int64]
     persons: Tensor
+    folds: int = 0
+    own_truth: Mapping[str, float | None] | None = None
 
     def as_text(self) -> str:
         """The estimate, beside the truth where it is known."""
-        lines = [f"- pairs: {len(self.suspects):,}", f"- estimated share of wrong pairs: {self.share:.1%}"]
+        lines = [f"- pairs: {len(self.suspects):,}"]
+        if self.folds:
+            lines.append(
+                f"- probability and order: of {self.folds} models, each for the persons that it has not seen; the "
+                "model's own scores stand beside"
+            )
+        lines += [f"- estimated share of wrong pairs: {self.share:.1%}"]
         if not self.two_groups:
             lines[-1] += ", as their scores do not fall into two groups"
         if self.truth is not None:
             lines[-1] += f" (true share: {self.truth['true_share']:.1%})"
             found = {"AUROC": self.truth["auroc"], "precision at the estimated share": self.truth["precision"]}
-            lines += [f"- {name}: {value:.4f}" for name, value in found.items() if value is not None]
+            beside = self.own_truth or {}
+            own = {"AUROC": beside.get("auroc"), "precision at the estimated share": beside.get("precision")}
+            for name, value in found.items():
+                if value is not None:
+                    lines.append(f"- {name}: {value:.4f}")
+                    lines[-1] += "" if own[name] is None else f" (the model's own scores: {own[name]:.4f})"
         return "\n".join(lines)
 
 
@@ -66,6 +80,7 @@ def audit_pairs(
     batch_size: int = 128,
     num_workers: int = 0,
     progress: bool = False,
+    cross: CrossFitted | None = None,
 ) -> Audit:
     """Finds out which pairs of a training set are likely wrong.
 
@@ -78,36 +93,24 @@ def audit_pairs(
         batch_size: images or captions per process and step.
         num_workers: processes that decode images.
         progress: show bars on the main process.
+        cross: of `cross_fit`: what models that have not seen them find of the pairs. Probability, order and what fits
+            better then come from it, and `model`'s own scores stand beside.
     Returns:
         the pairs, the most suspicious first; the same on every process.
     Raises:
         ValueError: it is a stream, lacks a column, is of one person, or the model gives NaN.
         ImportError: scikit-learn is not installed.
     """
-    if not isinstance(train, datasets.Dataset):
-        raise ValueError(
-            f"An audit compares each pair with all others and needs a datasets.Dataset; found {type(train).__name__}. "
-            "Load a stream with streaming=False."
-        )
-    if lacking := [name for name in _COLUMNS if name not in train.column_names]:
-        raise ValueError(f"The data set lacks {', '.join(lacking)}; it has {', '.join(train.column_names)}.")
-    _, first, image_of = np.unique(train["image_id"][:], return_index=True, return_inverse=True)
-    persons, captions = torch.tensor(train["person_id"][:]), train["caption"][:]
-    images = embed_images(model, processor, train.select(first), batch_size, num_workers, progress)
-    texts = embed_texts(model, processor, captions, batch_size, progress)
-    temperature = float(torch.exp(-model.logit_scale.detach().float()))
-    # On the accelerator where there is one; there the comparison costs next to nothing.
-    there = model.device
-    compared = compare_pairs(
-        images.to(there), torch.from_numpy(image_of).to(there), texts.to(there), persons.to(there), temperature
-    )
-    score = compared.score()
+    own, images, first = score_pairs(model, processor, train, batch_size, num_workers, progress)
+    judging = own if cross is None else cross.scores
+    score = judging.columns["score"]
     found = judge_pairs(score)
-    names, paths = person_names(train), image_names(train)
+    names, paths, captions = person_names(train), image_names(train), train["caption"][:]
     clean = train["is_clean"][:] if "is_clean" in train.column_names else None
-    scores: dict[str, NDArray] = {"score": score, "text_loss": compared.loss_text, "image_loss": compared.loss_image}
-    scores |= {"image_rank": compared.rank_image, "text_rank": compared.rank_caption}
+    scores = dict(own.columns)
     scores |= {} if run_loss is None else {"moving_loss": run_loss}
+    if cross is not None:
+        scores |= {f"cross_{name}": values for name, values in judging.columns.items()}
     suspects = [
         Suspect(
             row=row,
@@ -116,21 +119,24 @@ def audit_pairs(
             person_id=names[row],
             probability=float(1 - found.plausible[row]),
             scores={name: float(values[row]) for name, values in scores.items()},
-            better_path=paths[first[compared.best_image[row]]] if compared.rank_image[row] > 1 else None,
-            better_caption=captions[compared.best_caption[row]] if compared.rank_caption[row] > 1 else None,
+            better_path=paths[judging.better_image[row]] if judging.columns["image_rank"][row] > 1 else None,
+            better_caption=captions[judging.better_caption[row]] if judging.columns["text_rank"][row] > 1 else None,
             is_clean=None if clean is None else clean[row],
         )
         for row in range(len(train))
     ]
-    suspects.sort(key=lambda suspect: (-suspect.probability, -suspect.scores["score"]))
+    suspects.sort(key=lambda suspect: (-suspect.probability, -score[suspect.row]))
+    share = found.doubtful_share
     return Audit(
         suspects,
-        found.doubtful_share,
+        share,
         found.low is not None,
-        None if clean is None else against_truth(score, found.doubtful_share, np.array(clean)),
+        None if clean is None else against_truth(score, share, np.array(clean)),
         images,
         first,
-        persons[first],
+        torch.tensor(train["person_id"][:])[first],
+        0 if cross is None else cross.folds,
+        None if clean is None or cross is None else against_truth(own.columns["score"], share, np.array(clean)),
     )
 
 

@@ -25,9 +25,11 @@ _WORDS = {
     # A loss is named by what is asked with, a rank by what is found.
     "text_loss": "the loss of finding its image by its caption is {}",
     "image_loss": "the loss of finding its caption by its image is {}",
-    "score": "in all, its loss is {} of a guess's among the whole set",
+    "score": "in all, its loss is {} of a guess's",
     "moving_loss": "its loss averaged over the training run is {}",
 }
+# Start of the names of scores of models that have not seen the pair.
+_CROSS = "cross_"
 
 
 def audit_sheet(
@@ -106,11 +108,15 @@ def reasons(scores: Mapping[str, float]) -> list[str]:
 
     >>> reasons({"image_rank": 812.0, "text_loss": 7.314, "teacher": 0.25})
     ['its image is rank 812 for its caption', 'the loss of finding its image by its caption is 7.31', 'teacher: 0.25']
+    >>> reasons({"cross_image_rank": 31.0})
+    ['for a model that has not seen it, among its fold: its image is rank 31 for its caption']
     """
     lines = []
     for name, score in scores.items():
         value = f"{score:,.0f}" if name.endswith("_rank") and math.isfinite(score) else f"{score:.2f}"
-        lines.append(_WORDS[name].format(value) if name in _WORDS else f"{name}: {value}")
+        told = name.removeprefix(_CROSS)
+        line = _WORDS[told].format(value) if told in _WORDS else f"{told}: {value}"
+        lines.append(line if told == name else f"for a model that has not seen it, among its fold: {line}")
     return lines
 
 
