@@ -33,7 +33,7 @@ from .checkpoints import asked_for, missing_parts
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .curves import draw_training
 from .data.benchmarks import dropped_pairs
-from .data.noise import inject_noise
+from .data.noise import inject_noise, moved_captions
 from .disk import whole_file
 from .evaluation import EmbeddedSplit
 from .figures import shown_pairs
@@ -332,9 +332,8 @@ def _environment(device: torch.device) -> dict[str, str]:
 
 
 def _noise_share(train: datasets.Dataset) -> float:
-    if "is_clean" not in train.column_names:
-        return 0.0
-    return round(1 - sum(train["is_clean"][:]) / len(train), 4)
+    """Of captions that were moved; one that is partly wrong stands where its annotation has it."""
+    return round((moved_captions(train) or 0) / len(train), 4)
 
 
 def _draw(trainer: AMNSTrainer, processor: AMNSProcessor, embedded: EmbeddedSplit, test: datasets.DatasetDict) -> None:
