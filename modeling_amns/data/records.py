@@ -14,6 +14,7 @@ MAX_CAPTION_CHARACTERS = 100_000
 SPLITS = ("train", "val", "test")
 # The column, or the field of an annotation, that says which captions are right.
 TRUTH = "is_clean"
+_WORDS = {"true": True, "false": False}
 # Of these a caption may hold what parts words: tabs, ends of lines and pages.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 # Spellings of the splits, in small letters.
@@ -105,14 +106,15 @@ def check_truth(value: object, captions: Sequence[str]) -> tuple[bool, ...] | No
     """
     if value is None or value == "":
         return None
-    found = list(value) if isinstance(value, (list, tuple)) else [value] * len(captions)
-    found = [{"true": True, "false": False}.get(v.strip().casefold()) if isinstance(v, str) else v for v in found]
-    if len(found) != len(captions) or not all(isinstance(one, bool) for one in found):
+    said = value if isinstance(value, (list, tuple)) else [value] * len(captions)
+    words = [_WORDS.get(one.strip().casefold()) if isinstance(one, str) else one for one in said]
+    found = tuple(one for one in words if isinstance(one, bool))
+    if len(found) != len(words) or len(words) != len(captions):
         raise ValueError(
             f"{TRUTH} is {describe(value)}, expected true or false, or a list of them, one for each of "
             f"{len(captions):,} caption(s): it says which are right, rename it if it means something else"
         )
-    return tuple(found)
+    return found
 
 
 def knows_truth(source: str, records: Sequence[Record]) -> bool:

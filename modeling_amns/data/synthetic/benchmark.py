@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets.utils import tqdm
@@ -140,7 +141,7 @@ def make_synthetic_benchmark(
         "captions_per_image": captions_per_image,
     }
     _check_arguments(layout, seed, sizes, image_size, num_workers)
-    given = {"look": look, "wrong_captions": wrong_captions, "wrong_attributes": wrong_attributes}
+    given: dict[str, Any] = {"look": look, "wrong_captions": wrong_captions, "wrong_attributes": wrong_attributes}
     _check_options(look, wrong_captions, wrong_attributes)
     form = LAYOUTS[layout]
     known = form.benchmark
