@@ -34,6 +34,7 @@ from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .curves import draw_training
 from .data.benchmarks import dropped_pairs
 from .data.folds import leave_out, pairs_digest, read_fold
+from .data.noise import moved_captions
 from .disk import whole_file
 from .evaluation import EmbeddedSplit
 from .figures import shown_pairs
@@ -163,6 +164,7 @@ def _run(
         # Before the data, which may take minutes to read; how many persons they show is known only then.
         load_start(start.model_name_or_path, AMNSModel)
     train = data.load_train()
+    noise_rate = _noise_share(train)
     splits = {"train": train} | {split: data.load(split) for split in dict.fromkeys(("test", data.selection_split))}
     test = splits["test"]
     # Also with persons left out: their classes stay empty, and all folds have the same model.
@@ -188,7 +190,7 @@ def _run(
     report = RunReport(
         benchmark=data.name,
         own_pairs=bool(data.pairs),
-        noise_rate=_noise_share(train),
+        noise_rate=noise_rate,
         noise_seed=None if data.noise_file else data.noise_seed,
         noise_file=Path(data.noise_file).name if data.noise_file else None,
         losses=args.weights,
@@ -336,9 +338,8 @@ def _environment(device: torch.device) -> dict[str, str]:
 
 
 def _noise_share(train: datasets.Dataset) -> float:
-    if "is_clean" not in train.column_names:
-        return 0.0
-    return round(1 - sum(train["is_clean"][:]) / len(train), 4)
+    """Of captions that were moved; one that is partly wrong stands where its annotation has it."""
+    return round((moved_captions(train) or 0) / len(train), 4)
 
 
 def _draw(trainer: AMNSTrainer, processor: AMNSProcessor, embedded: EmbeddedSplit, test: datasets.DatasetDict) -> None:

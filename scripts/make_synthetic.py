@@ -45,6 +45,8 @@ class SyntheticArguments:
     look: str = field(
         default="plain", metadata={"help": "plain, or elsewhere: mixed colours and other words, to start from."}
     )
+    wrong_captions: float = field(default=0.0, metadata={"help": "Share of train captions that are partly wrong."})
+    wrong_attributes: int = field(default=2, metadata={"help": "How many attributes such a caption gets wrong."})
 
 
 def write_sheet(folder: Path, layout: str, file: str, count: int, columns: int = 6) -> None:

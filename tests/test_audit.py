@@ -1,6 +1,8 @@
 """Which pairs of a training set are wrong: scores against plain loops, tables, the clean set, and bad input."""
 
+import contextlib
 import csv
+import io
 import json
 import math
 
@@ -12,7 +14,7 @@ from conftest import CAPTIONS, tiny_retrieval_model
 from PIL import Image
 from test_scripts import run_here
 
-from modeling_amns import inject_noise, load_pairs
+from modeling_amns import inject_noise, load_pairs, make_synthetic_benchmark
 from modeling_amns.audit import Suspect
 from modeling_amns.audit.auditing import audit_pairs, run_losses
 from modeling_amns.audit.cleaning import doubtful_rows, read_decisions
@@ -233,6 +235,28 @@ def test_ten_pairs_and_fewer_have_a_sensible_result(loaded):
         assert "(true share: " in found.as_text() and f"- pairs: {count}\n" in found.as_text()
 
 
+def test_partly_wrong_captions_are_scored_against_the_annotation(people, tmp_path, monkeypatch, capsys):
+    """Plumbing: from the generator's annotation to the printed lines and the table, with no option."""
+    sizes = {"train_identities": 12, "val_identities": 1, "test_identities": 1, "images_per_identity": 1}
+    folder = make_synthetic_benchmark(tmp_path, **sizes, image_size=(64, 24), num_workers=1, wrong_captions=0.4)
+    records = json.loads((folder / "reid_raw.json").read_text())
+    said = [right for record in records if record["split"] == "train" for right in record["is_clean"]]
+    given = [people / "model", "--benchmark", "synthetic-pedes", "--data_root", tmp_path, "--device", "cpu"]
+    output = tmp_path / "audit.parquet"
+    with contextlib.redirect_stdout(io.StringIO()) as kept:
+        code, _ = run_here(monkeypatch, capsys, "audit_noise.py", *given, "--output", output)
+    printed = kept.getvalue()
+    assert code == 0
+    assert f"(true share: {said.count(False) / len(said):.1%})" in printed
+    table = datasets.Dataset.from_parquet(str(output), cache_dir=str(tmp_path))
+    by_row = dict(zip(table["row"], zip(table["is_clean"], table["score"])))
+    assert [by_row[row][0] for row in range(len(said))] == said
+    # Of all pairs of a wrong and a right caption, how often the wrong one has the higher score.
+    wrong, right = ([by_row[row][1] for row, one in enumerate(said) if one is kind] for kind in (False, True))
+    auroc = np.mean([(bad > good) + 0.5 * (bad == good) for bad in wrong for good in right])
+    assert f"- AUROC: {auroc:.4f}" in printed
+
+
 def test_one_person_a_stream_and_a_missing_column_are_refused(loaded):
     (model, processor), train = loaded
     for data, message in (
@@ -255,7 +279,13 @@ def test_the_runs_averages_are_used_only_for_its_own_set(loaded, tmp_path, caplo
     scores.to_parquet(str(tmp_path / "pair_scores.parquet"))
     losses = run_losses(tmp_path, train)
     assert np.isnan(losses[0]) and losses[1:].tolist() == [1.5] * 15
-    for other in (train.select(range(8)), inject_noise(train, 0.5)):
+    known = train.add_column("is_clean", [row != 3 for row in range(16)])
+    for other in (train.select(range(8)), inject_noise(train, 0.5), known):
+        assert run_losses(tmp_path, other) is None
+    told = scores.remove_columns("is_clean").add_column("is_clean", known["is_clean"][:])
+    told.to_parquet(str(tmp_path / "pair_scores.parquet"))
+    assert run_losses(tmp_path, known)[1:].tolist() == [1.5] * 15
+    for other in (train, inject_noise(known, 0.5)):
         assert run_losses(tmp_path, other) is None
     (tmp_path / "pair_scores.parquet").write_bytes(b"no table")
     with pytest.raises(ValueError, match="pair_scores.parquet can't be read"):

@@ -13,6 +13,7 @@ from PIL import Image
 from modeling_amns import inject_noise, load_benchmark, make_synthetic_benchmark
 from modeling_amns.cards import dataset_card, template
 from modeling_amns.data.benchmarks import BENCHMARKS, Benchmark, dropped_pairs
+from modeling_amns.data.check import check_benchmark
 from modeling_amns.data.records import Counts
 
 SIZES = {"train_identities": 6, "val_identities": 3, "test_identities": 4, "images_per_identity": 2}
@@ -473,3 +474,38 @@ def test_cards_take_published_counts_from_the_one_place_where_they_stand(layout,
     other = Benchmark(layout, "x", ("x",), "x", "x", splits=("train",), counts={"train": Counts(7, 1234, 98765)})
     monkeypatch.setitem(BENCHMARKS, layout, other)
     assert "| train | 7 | 1,234 | 98,765 |" in dataset_card(layout).text
+
+
+def test_what_the_annotation_says_of_its_captions_is_a_column_of_train_alone(tmp_path):
+    made = make_synthetic_benchmark(tmp_path, num_workers=1, **SIZES, wrong_captions=0.5)
+    records = json.loads((made / "reid_raw.json").read_text())
+    said = [right for record in records for right in record.get("is_clean", [])]
+    train = load_benchmark("synthetic-pedes", tmp_path, "train")
+    assert train.column_names == ["image", "caption", "person_id", "image_id", "image_path", "is_clean"]
+    assert train["is_clean"][:] == said and {True, False} == set(said) and len(said) == 24
+    test = load_benchmark("synthetic-pedes", tmp_path, "test")
+    assert not any("is_clean" in part.column_names for part in test.values())
+    noisy = inject_noise(train, 0.5, seed=1)
+    stayed = [old == new for old, new in zip(train["caption"], noisy["caption"], strict=True)]
+    assert noisy["is_clean"][:] == [right and here for right, here in zip(said, stayed, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "truth, message",
+    [
+        ([True], "record 1 .*is_clean is a list of 1, expected true or false, or a list of them, one for each of 2"),
+        ([True, 1], "record 1 .*is_clean is a list of 2, expected true or false"),
+        ("maybe", "record 1 .*is_clean is the string 'maybe', expected true or false"),
+        (None, "record 1 .*no is_clean, which other training records have; write it into all of them or into none"),
+    ],
+)
+def test_truth_that_is_none_or_of_some_records_only_is_an_error(small, truth, message):
+    folder, records = small
+    for record in records:
+        record["is_clean"] = [True, False]
+    records[1]["is_clean"] = truth
+    write(folder, records)
+    with pytest.raises(ValueError, match=message):
+        load_benchmark("synthetic-pedes", folder, "train")
+    found = check_benchmark("synthetic-pedes", folder, progress=False)
+    assert len(found.invalid) == 1 and re.search(message, found.invalid[0])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modeling_amns import inject_noise
-from modeling_amns.data.noise import shuffle_persons
+from modeling_amns.data.noise import moved_captions, shuffle_persons
 
 PERSONS = np.repeat(np.arange(50), 4)
 
@@ -99,7 +99,7 @@ def test_a_rate_outside_the_range_is_an_error(rate):
 
 def test_noise_goes_into_clean_training_pairs_only():
     clean = pairs(PERSONS)
-    with pytest.raises(ValueError, match="has is_clean: noise is already in it"):
+    with pytest.raises(ValueError, match="40 captions of the data set were moved already. Start from"):
         inject_noise(inject_noise(clean, 0.2), 0.2)
     with pytest.raises(ValueError, match="found DatasetDict. Test sets stay clean"):
         inject_noise(datasets.DatasetDict(queries=clean), 0.2)
@@ -152,3 +152,21 @@ def test_a_missing_index_file_is_an_error_and_nothing_is_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no noise index file"):
         inject_noise(pairs(PERSONS), 0.2, index_file=tmp_path / "n.npy")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_caption_is_clean_nowhere_and_a_right_one_only_where_it_stays():
+    said = [row % 3 > 0 for row in range(200)]
+    known = pairs(PERSONS).add_column("is_clean", said)
+    noisy = inject_noise(known, 0.4, seed=2)
+    moved = sources(noisy) != np.arange(200)
+    assert moved.sum() == 80
+    expected = [bool(right and not gone) for right, gone in zip(said, moved, strict=True)]
+    assert noisy["is_clean"][:] == expected and noisy.features["is_clean"] == datasets.Value("bool")
+    assert noisy["caption"][:] == inject_noise(pairs(PERSONS), 0.4, seed=2)["caption"][:]
+    assert (moved_captions(known), moved_captions(noisy), moved_captions(noisy.select(range(9)))) == (None, 80, 80)
+
+
+def test_truth_of_some_pairs_only_is_an_error():
+    known = pairs(PERSONS).add_column("is_clean", [None, *[True] * 199])
+    with pytest.raises(ValueError, match="does not say is_clean of every pair"):
+        inject_noise(known, 0.2)

@@ -593,3 +593,40 @@ def test_reports_name_own_pairs_without_the_path_to_them(pairs, name, tmp_path, 
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "y.csv").write_text("")
     assert SourceArguments(pairs=pairs).name == name
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_a_column_of_truth_values_goes_along_into_train(people, kind):
+    # Test rows are not asked: nothing is trained on them.
+    said = [True, False, True, None, None, None]
+    file = write_table(people, kind, [(*row, right) for row, right in zip(ROWS, said)], (*NAMES, "is_clean"))
+    train = load_pairs(file, "train")
+    assert train.column_names == [*TRAIN, "is_clean"] and train["is_clean"][:] == said[:3]
+    assert not any("is_clean" in part.column_names for part in load_pairs(file, "test").values())
+    stream = load_pairs(write_table(people, kind, [(*row[:2], 3, *row[3:], True) for row in ROWS],
+                                    (*NAMES, "is_clean"), "numbers"), "train", streaming=True)  # fmt: skip
+    assert set(next(iter(stream))) == {"image", "caption", "person_id", "image_path"}
+
+
+def test_truth_of_images_inside_a_data_set_and_of_lists_of_captions(people):
+    images = [str(people / "photos" / f"{number}.png") for number in (1, 2)]
+    columns = {"image": images, "caption": [["a", "b"], ["c"]], "person_id": [0, 1]}
+    table = datasets.Dataset.from_dict({**columns, "is_clean": [[True, False], [True]]})
+    for source in (table, table.cast_column("image", datasets.Image())):
+        assert load_pairs(source, image_root=people)["is_clean"][:] == [True, False, True]
+    # One value is of all captions of the image.
+    table = datasets.Dataset.from_dict({**columns, "is_clean": [False, True]})
+    assert load_pairs(table, image_root=people)["is_clean"][:] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "said, message",
+    [
+        (["true", "perhaps", "true"], "is_clean is the string 'perhaps', expected true or false.* rename it if"),
+        (["true", "", "false"], "record 1 .*no is_clean, which other training records have"),
+    ],
+)
+def test_truth_values_that_are_none_are_named(people, said, message):
+    file = write_table(people, "csv", [(*row, right) for row, right in zip(ROWS[:3], said)], (*NAMES, "is_clean"))
+    with pytest.raises(ValueError, match=message):
+        load_pairs(file, "train")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from modeling_amns.data.synthetic import LAYOUTS, make_synthetic_benchmark, plan_benchmark
 from modeling_amns.data.synthetic.camera import CAMERAS
-from modeling_amns.data.synthetic.captions import WRONG_RATE
+from modeling_amns.data.synthetic.captions import COLOUR_WORDS, MISTAKES, WRONG_RATE
 from modeling_amns.data.synthetic.people import ATTRIBUTES, NONE, visible_attributes
 
 SMALL = {"train_identities": 6, "val_identities": 3, "test_identities": 4, "images_per_identity": 2}
@@ -130,6 +130,10 @@ def test_a_folder_with_something_else_is_refused_untouched(tmp_path):
         ({"seed": -1}, "seed is -1; expected 0 or more"),
         ({"image_size": (48, 128)}, r"image_size is \(48, 128\).*at least \(64, 24\)"),
         ({"num_workers": 0}, "num_workers is 0; expected 1 or more"),
+        ({"wrong_captions": 1.2}, r"wrong_captions is 1.2; expected a share in \[0, 1\]"),
+        ({"wrong_captions": float("nan")}, "wrong_captions is nan"),
+        ({"wrong_captions": 0.1, "wrong_attributes": 0}, "wrong_attributes is 0; expected 1 or more"),
+        ({"wrong_attributes": 3}, "wrong_attributes is 3, but no captions are; pass wrong_captions as well"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_written(tmp_path, arguments, message):
@@ -164,13 +168,103 @@ def test_captions_name_only_what_the_view_shows_and_rarely_err(planned_test_spli
         shown = visible_attributes(plan.person, plan.shot.view, plan.shot.feet_hidden)
         for caption in plan.captions:
             captions += 1
-            wrong += caption.wrong is not None
+            wrong += len(caption.wrong)
             names = {name for name, value in caption.attributes if value != getattr(plan.person, name)}
-            assert names == ({caption.wrong} if caption.wrong else set())
+            assert names == set(caption.wrong) and len(names) <= 1
             assert {name for name, _ in caption.attributes} <= shown
             assert 15 <= len(caption.text.split()) <= 40
             assert caption.text[0].isupper() and caption.text.endswith(".")
     assert 0.5 * WRONG_RATE < wrong / captions < 1.6 * WRONG_RATE
+
+
+# Of 6, 3 and 4 people, before captions could be made wrong.
+PLAIN_ANNOTATION = "8808b4ae5a4da08e64c88c9fbcae57e71ec8b1c219df387330430d4b6314c9f9"
+
+
+def test_without_wrong_captions_the_annotation_is_what_it_was(tmp_path):
+    folder = make_synthetic_benchmark(tmp_path, **SMALL, num_workers=1)
+    assert hashlib.sha256((folder / "reid_raw.json").read_bytes()).hexdigest() == PLAIN_ANNOTATION
+    assert not {"look", "wrong_captions", "wrong_attributes"} & set(
+        json.loads((folder / "synthetic.json").read_text())
+    )
+
+
+@pytest.mark.parametrize("layout", ["synthetic-pedes", "icfg-pedes"])
+def test_only_train_captions_are_made_wrong_and_the_annotation_says_which(tmp_path, monkeypatch, layout):
+    monkeypatch.setattr("modeling_amns.data.synthetic.benchmark.MIN_PARALLEL_IMAGES", 1)
+    sizes = {**SMALL, "train_identities": 20}
+    plain = make_synthetic_benchmark(tmp_path / "plain", layout, **sizes, num_workers=1)
+    one, two = (
+        make_synthetic_benchmark(tmp_path / f"{workers}", layout, **sizes, num_workers=workers, wrong_captions=0.4)
+        for workers in (1, 2)
+    )
+    assert digest(one) == digest(two)
+    assert digest(one / "imgs") == digest(plain / "imgs")
+    changed = 0
+    for before, after in zip(read_records(plain, layout), read_records(one, layout), strict=True):
+        clean = after.pop("is_clean", None)
+        if before["split"] != "train":
+            assert clean is None and before == after
+            continue
+        assert [type(right) for right in clean] == [bool] * len(before["captions"])
+        moved = [old != new for old, new in zip(before["captions"], after["captions"], strict=True)]
+        assert not any(right and other for right, other in zip(clean, moved, strict=True))
+        changed += sum(moved)
+        assert before | {key: after[key] for key in ("captions", "processed_tokens")} == after
+    assert changed
+    assert json.loads((one / "synthetic.json").read_text())["wrong_captions"] == 0.4
+    with pytest.raises(FileExistsError, match=r"wrong_captions 0.4 \(asked: None\)"):
+        make_synthetic_benchmark(tmp_path / "1", layout, **sizes)
+
+
+PEOPLE = {"seed": 4, "train_identities": 150, "val_identities": 10, "test_identities": 10}
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_a_wrong_caption_contradicts_so_many_attributes_and_says_the_rest_as_before(count):
+    plain = plan_benchmark(**PEOPLE)
+    wrong = plan_benchmark(**PEOPLE, wrong_captions=0.3, wrong_attributes=count)
+    chosen = captions = 0
+    for before, after in zip(plain, wrong, strict=True):
+        assert (before.shot, before.person) == (after.shot, after.person)
+        for old, new in zip(before.captions, after.captions, strict=True):
+            captions += after.split == "train"
+            if old == new:
+                continue
+            assert after.split == "train"
+            chosen += 1
+            said = dict(new.attributes)
+            assert list(said) == [name for name, _ in old.attributes]
+            false = tuple(name for name in said if said[name] != getattr(after.person, name))
+            assert new.wrong == false
+            assert len(false) == min(count, len(set(said) & set(MISTAKES)))
+            assert set(old.wrong) <= set(false)
+            true = set(new.attributes) & set(old.attributes)
+            assert {name for name, _ in true} >= set(said) - set(false)
+            assert new.text != old.text and 15 <= len(new.text.split()) <= 40
+            for name in set(false) & {"top_colour", "lower_colour"}:
+                assert any(word in new.text for word in COLOUR_WORDS[said[name]])
+    # Those that err in one attribute anyhow and are to err in one stay as they are.
+    assert chosen / captions == pytest.approx(0.3 * (1 - WRONG_RATE if count == 1 else 1), abs=0.05)
+
+
+def test_a_larger_share_adds_wrong_captions_and_changes_none():
+    few, many = (
+        [caption for plan in plan_benchmark(**PEOPLE, wrong_captions=share) for caption in plan.captions]
+        for share in (0.1, 0.5)
+    )
+    assert all(one == two for one, two in zip(few, many, strict=True) if len(one.wrong) == 2)
+    assert sum(len(caption.wrong) == 2 for caption in few) < sum(len(caption.wrong) == 2 for caption in many) / 3
+
+
+def test_a_caption_that_names_nothing_to_mistake_stays_as_it_is_and_right(monkeypatch):
+    monkeypatch.setattr("modeling_amns.data.synthetic.captions.MISTAKES", {"gender": {"man": 1, "woman": 1}})
+    plain, after = plan_benchmark(**PEOPLE), plan_benchmark(**PEOPLE, wrong_captions=1.0)
+    train = [(one, two) for one, two in zip(plain, after, strict=True) if one.split == "train"]
+    captions = [pair for one, two in train for pair in zip(one.captions, two.captions, strict=True)]
+    silent = [(old, new) for old, new in captions if "gender" not in dict(old.attributes)]
+    assert silent and all(old == new and not new.wrong for old, new in silent)
+    assert all(new.wrong == ("gender",) for old, new in captions if "gender" in dict(old.attributes))
 
 
 def test_the_captions_of_an_image_name_different_attributes(planned_test_split):

@@ -14,12 +14,14 @@ from pathlib import Path
 from .records import (
     SPLIT_NAMES,
     SPLITS,
+    TRUTH,
     Counts,
     Record,
     check_caption,
     check_duplicates,
     check_path,
     check_person_id,
+    check_truth,
     count,
     describe,
     reporter,
@@ -68,7 +70,8 @@ class Benchmark:
         mark: a file beside the annotation that tells it from another benchmark of the same form.
         images: name of the image folder beside the annotation.
         read: turns the bytes of its annotation into a dictionary for each image, with `id`, `path_field`, `captions`
-            (a list) and, where the file has splits, `split`. All are checked field by field: a reader only renames.
+            (a list), where the file has splits `split`, and where it says which captions are right `is_clean` (one of
+            each). All are checked field by field: a reader only renames.
     """
 
     name: str
@@ -240,7 +243,8 @@ def _read_record(item: object, number: int, path_field: str, has_split: bool) ->
     if not isinstance(captions, list) or not captions:
         raise ValueError(f"captions is {describe(captions)}, expected a list of one or more strings")
     captions = tuple(check_caption(caption, f"captions[{i}]") for i, caption in enumerate(captions))
-    return Record(number, check_person_id(item["id"], "id"), path, captions, split)
+    truth = check_truth(item.get(TRUTH), captions)
+    return Record(number, check_person_id(item["id"], "id"), path, captions, split, is_clean=truth)
 
 
 def _remark_counts(benchmark: Benchmark, records: list[Record], remarks: list[str]) -> None:

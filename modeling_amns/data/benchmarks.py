@@ -13,7 +13,7 @@ import datasets
 
 from .annotations import Annotation, Benchmark, find_annotation, read_annotation
 from .files import ImageFolder
-from .records import SPLITS, Counts
+from .records import SPLITS, Counts, knows_truth
 from .tables import benchmark_form, cached_split, dropped_pairs, keep_present
 
 # What the generator writes beside an annotation, in whichever layout.
@@ -98,7 +98,8 @@ def load_benchmark(
     Returns:
         `train`: a `Dataset` with a row for each pair: `image` (decoded when read), `caption`, `person_id` (from 0
         without gaps, in the order of the file's ids), `image_id` (from 0, in order of appearance), `image_path`
-        (relative to `imgs/`). Else a `DatasetDict`: `gallery` with `image`, `person_id` (as the file has it),
+        (relative to `imgs/`), and `is_clean` where the annotation says which captions are right (a
+        list beside `captions`). Else a `DatasetDict`: `gallery` with `image`, `person_id` (as the file has it),
         `image_id`, `image_path`, and `queries` with `caption`, `person_id`, `image_id`.
     Raises:
         ValueError: an unknown name, split or option; a split that the benchmark does not have; a file that is not what
@@ -129,6 +130,7 @@ def load_benchmark(
     records = annotation.of(split)
     if not records:
         raise ValueError(_empty_split(benchmark, split, annotation))
+    truth = split == "train" and knows_truth(f"{name}: {annotation.file}", records)
     images = image_folder(benchmark, annotation.file)
     found = keep_present(records, images)
     if found.missing:
@@ -145,7 +147,7 @@ def load_benchmark(
         warnings.warn(f"{text} Their pairs are left out: results are of a partial set.", stacklevel=2)
     if not found.records:
         raise FileNotFoundError(f"{name}: no image of {split} is in {images.root}. Complete the folder.")
-    return cached_split(name, split, benchmark_form(split), found, key=annotation.digest)
+    return cached_split(name, split, benchmark_form(split, truth), found, key=annotation.digest)
 
 
 def known_benchmark(name: str) -> Benchmark:

@@ -22,7 +22,7 @@ from .images import decode_image
 from .pair_files import Columns
 from .pair_records import read_pairs
 from .pair_sources import Source, open_splits
-from .records import SPLITS, Counts, Record, count, counts_table
+from .records import SPLITS, Counts, Record, count, counts_table, knows_truth
 
 # Of CLIP, and so of most checkpoints.
 MAX_TOKENS = 77
@@ -192,6 +192,10 @@ def check_pairs(
 
 def _report(title: str, records: list[Record], problems: list[str], remarks: list[str]) -> Report:
     by_split = {split: [record for record in records if record.split == split] for split in (*SPLITS, _ALL)}
+    try:
+        knows_truth(title, by_split["train"] or by_split[_ALL])
+    except ValueError as error:
+        problems.append(str(error))
     return Report(
         title,
         {split: _count(found) for split, found in by_split.items() if found},

@@ -1,5 +1,6 @@
 """Wrong pairs on purpose: captions moved among training pairs, by rate and seed or by a published index file."""
 
+import re
 from pathlib import Path
 
 import datasets
@@ -7,6 +8,9 @@ import numpy as np
 import pyarrow.compute as pc
 from transformers.utils import logging
 
+from .records import TRUTH
+
+_MOVED = re.compile(r"^moved_captions: (\d+)$", re.MULTILINE)
 logger = logging.get_logger(__name__)
 
 # Partners tried at once before all are looked at.
@@ -31,7 +35,8 @@ def inject_noise(
             authors of RDE published one for each benchmark and rate; they fit the whole train split in the order of
             the annotation file.
     Returns:
-        the data set with moved captions and the column `is_clean`, True where the caption stayed. Images are not read.
+        the data set with moved captions and the column `is_clean`, True where the caption stayed, unless the data set
+        has the column and calls it wrong. Images are not read.
     Raises:
         ValueError: the rate is outside its range, the data set is streamed, lacks a column or was already made noisy,
             or the index file does not fit.
@@ -67,7 +72,24 @@ def inject_noise(
     noisy = dataset.remove_columns("caption").add_column(
         "caption", captions.to_pylist(), feature=dataset.features["caption"]
     )
-    return noisy.add_column("is_clean", clean)
+    right = clean
+    if TRUTH in noisy.column_names:
+        # A caption that is partly wrong is no better anywhere else.
+        right = clean & np.asarray(noisy[TRUTH][:], bool)
+        noisy = noisy.remove_columns(TRUTH)
+    noisy = noisy.add_column(TRUTH, right)
+    noisy.info.description = f"{noisy.info.description}\nmoved_captions: {(~clean).sum()}"
+    return noisy
+
+
+def moved_captions(dataset: datasets.Dataset) -> int | None:
+    """How many captions `inject_noise` moved, also after `map` or `select`; None where it was not called.
+
+    Args:
+        dataset: of training pairs. The number is kept in `dataset.info.description`.
+    """
+    found = _MOVED.search(dataset.info.description or "")
+    return int(found[1]) if found else None
 
 
 def shuffle_persons(persons: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -163,8 +185,11 @@ def _check_dataset(dataset: datasets.Dataset) -> None:
     lacking = [name for name in ("caption", "person_id") if name not in dataset.column_names]
     if lacking:
         raise ValueError(f"The data set lacks {', '.join(lacking)}; it has {', '.join(dataset.column_names)}.")
-    if "is_clean" in dataset.column_names:
-        raise ValueError("The data set has is_clean: noise is already in it. Start from the clean pairs.")
+    moved = moved_captions(dataset)
+    if moved is not None:
+        raise ValueError(f"{moved:,} captions of the data set were moved already. Start from the pairs as loaded.")
+    if TRUTH in dataset.column_names and None in dataset[TRUTH][:]:
+        raise ValueError(f"The data set does not say {TRUTH} of every pair. Fill it in, or remove the column.")
 
 
-__all__ = ["inject_noise", "read_index", "shuffle_persons"]
+__all__ = ["inject_noise", "moved_captions", "read_index", "shuffle_persons"]

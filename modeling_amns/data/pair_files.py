@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import relative_path
-from .records import PersonId, Record, check_caption, describe, split_name
+from .records import TRUTH, PersonId, Record, check_caption, check_truth, describe, split_name
 
 # Tables that are understood.
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -163,9 +163,11 @@ def to_records(
             split = split_name(row.get(columns.split), columns.split) if has_split else ""
             path = inside(row.get(columns.image), columns.image, root)
             captions = captions_of(row.get(columns.caption), columns.caption)
-            records.append(
-                Record(number, own_id(row.get(columns.person_id), columns.person_id), path, captions, split)
+            person, truth = (
+                own_id(row.get(columns.person_id), columns.person_id),
+                check_truth(row.get(TRUTH), captions),
             )
+            records.append(Record(number, person, path, captions, split, is_clean=truth))
         except ValueError as error:
             report(number, str(error))
     return same_kind(records, source)

@@ -11,7 +11,7 @@ import datasets
 from .files import ImageFolder, check_place
 from .pair_files import Columns, captions_of, own_id, read_rows, same_kind, to_records
 from .pair_sources import Opened, open_parquet
-from .records import Record, check_duplicates, reporter, split_name
+from .records import TRUTH, Record, check_duplicates, check_truth, reporter, split_name
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def read_pairs(
     else:
         if isinstance(data, datasets.Dataset):
             wanted = [names.image, names.caption, names.person_id] + [names.split] * has_split
+            wanted += [TRUTH] * (TRUTH in found)
             rows = data.select_columns(wanted)
         records = to_records(rows, names, has_split, title, opened.image_root, report)
         images = ImageFolder(opened.image_root)
@@ -110,15 +111,17 @@ def _image_records(
         desc="Telling images apart",
     )
     records = []
-    values = zip(numbers, rows[names.person_id][:], rows[names.caption][:], keys["key"][:], keys["file"][:])
-    for number, person, caption, key, file in values:
+    told = rows[TRUTH][:] if TRUTH in rows.column_names else [None] * len(rows)
+    values = zip(numbers, rows[names.person_id][:], rows[names.caption][:], keys["key"][:], keys["file"][:], told)
+    for number, person, caption, key, file, right in values:
         try:
             if not key:
                 raise ValueError(f"{names.image} is nothing (null), expected an image")
             if key == file and opened.places is not None:
                 check_place(file, opened.places, names.image)
             captions = captions_of(caption, names.caption)
-            records.append(Record(number, own_id(person, names.person_id), key, captions, splits[number], file))
+            own, truth = own_id(person, names.person_id), check_truth(right, captions)
+            records.append(Record(number, own, key, captions, splits[number], file, truth))
         except ValueError as error:
             report(number, str(error))
     return same_kind(records, opened.title)

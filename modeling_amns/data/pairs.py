@@ -11,7 +11,7 @@ from .pair_files import Columns
 from .pair_records import read_pairs
 from .pair_sources import Source, open_source
 from .pair_stream import stream_pairs
-from .records import Record
+from .records import Record, knows_truth
 from .tables import Found, SplitRows, attached_split, cached_split, keep_present, own_form
 
 
@@ -45,10 +45,11 @@ def load_pairs(
         What `load_benchmark` returns, and the column `person_name`, the person id as the source has it. `person_id`
         counts from 0 without gaps in every split, in the order of the sorted ids: by value where all are whole
         numbers, else as text. `image_id` tells images apart by path, or by content where the source holds their
-        bytes; `image_path` may then be empty.
-        With `streaming` an `IterableDataset` of `image`, `caption`, `person_id`, `image_path`: ids cannot be
-        renumbered nor images counted before they are read, so ids must be whole numbers from 0 already, and a model
-        with an identity loss needs `num_identities` above the largest.
+        bytes; `image_path` may then be empty. A source with a column `is_clean` of truth values (of a list of
+        captions one each, or one for all) has it in `train` too: only what scores a method looks at it.
+        With `streaming` an `IterableDataset` of `image`, `caption`, `person_id`, `image_path`, and no `is_clean`: ids
+        cannot be renumbered nor images counted before they are read, so ids must be whole numbers from 0 already, and
+        a model with an identity loss needs `num_identities` above the largest.
     Raises:
         ValueError: a column is missing, a row is not what it should be (in a stream when it is reached), the split is
             not there, an image lies outside `image_root`.
@@ -88,7 +89,7 @@ def load_pairs(
     split = split or "train"
     if not records:
         raise ValueError(f"{title} has no rows of split {split}.")
-    form = own_form(split)
+    form = own_form(split, split == "train" and knows_truth(title, records))
     if isinstance(pairs.images, datasets.Dataset):
         numbers = [record.number for record in records]
         images = pairs.images if len(numbers) == len(pairs.images) else pairs.images.select(numbers)

@@ -3,7 +3,7 @@
 import re
 import reprlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..markdown import markdown_table
@@ -12,6 +12,9 @@ from .files import relative_path
 # Longer strings are files pasted into the wrong field; a caption is cut at 77 tokens anyway.
 MAX_CAPTION_CHARACTERS = 100_000
 SPLITS = ("train", "val", "test")
+# The column, or the field of an annotation, that says which captions are right.
+TRUTH = "is_clean"
+_WORDS = {"true": True, "false": False}
 # Of these a caption may hold what parts words: tabs, ends of lines and pages.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 # Spellings of the splits, in small letters.
@@ -32,6 +35,7 @@ class Record(NamedTuple):
         captions: one or more.
         split: train, val or test; empty where the file says nothing of it.
         file: name of the image to show, where `path` is a key of its content.
+        is_clean: which captions are right; None where nothing says it.
     """
 
     number: int
@@ -40,6 +44,7 @@ class Record(NamedTuple):
     captions: tuple[str, ...]
     split: str
     file: str | None = None
+    is_clean: tuple[bool, ...] | None = None
 
     @property
     def image_path(self) -> str:
@@ -90,6 +95,42 @@ def check_caption(value: object, name: str) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{name} is {describe(value)}, which holds half a character (a lone surrogate)") from None
     return value
+
+
+def check_truth(value: object, captions: Sequence[str]) -> tuple[bool, ...] | None:
+    """Which of an image's captions are right, None where nothing is said; a ValueError says what it is instead.
+
+    Args:
+        value: true or false, which tables without types have as words, or one of them for each caption.
+        captions: of the image.
+    """
+    if value is None or value == "":
+        return None
+    said = value if isinstance(value, (list, tuple)) else [value] * len(captions)
+    words = [_WORDS.get(one.strip().casefold()) if isinstance(one, str) else one for one in said]
+    found = tuple(one for one in words if isinstance(one, bool))
+    if len(found) != len(words) or len(words) != len(captions):
+        raise ValueError(
+            f"{TRUTH} is {describe(value)}, expected true or false, or a list of them, one for each of "
+            f"{len(captions):,} caption(s): it says which are right, rename it if it means something else"
+        )
+    return found
+
+
+def knows_truth(source: str, records: Sequence[Record]) -> bool:
+    """Whether it is said of the captions which are right; a ValueError if it is said of some records only.
+
+    Args:
+        source: of the records, for the message.
+        records: of a training set.
+    """
+    silent = [record for record in records if record.is_clean is None]
+    if silent and len(silent) < len(records):
+        raise ValueError(
+            f"{source}, record {silent[0].number} (counted from 0): no {TRUTH}, which other training records have; "
+            "write it into all of them or into none."
+        )
+    return not silent
 
 
 def check_duplicates(
@@ -202,14 +243,17 @@ __all__ = [
     "SPLIT_NAMES",
     "Counts",
     "PersonId",
+    "TRUTH",
     "Record",
     "check_caption",
     "check_duplicates",
     "check_path",
     "check_person_id",
+    "check_truth",
     "count",
     "counts_table",
     "describe",
+    "knows_truth",
     "reporter",
     "split_name",
 ]

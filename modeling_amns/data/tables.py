@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from .files import ImageFolder
-from .records import PersonId, Record
+from .records import TRUTH, PersonId, Record
 
 # Part of the cache key: raise it when the same input gives other rows.
 TABLE_VERSION = "1.0.0"
@@ -30,6 +30,7 @@ _COLUMNS = {
     "image_id": datasets.Value("int64"),
     "image_path": datasets.Value("string"),
     "person_name": datasets.Value("string"),
+    TRUTH: datasets.Value("bool"),
 }
 # The parts of a split and their columns, in order.
 _PAIRS = {"pairs": ("image", "caption", "person_id", "image_id", "image_path")}
@@ -84,15 +85,25 @@ class Form:
         return parts["pairs"] if "pairs" in parts else datasets.DatasetDict(parts)
 
 
-def benchmark_form(split: str) -> Form:
-    """Of a benchmark: persons are classes in train, and as the file has them elsewhere."""
-    return Form(_PAIRS, contiguous) if split == "train" else Form(_RETRIEVAL, as_written)
+def benchmark_form(split: str, truth: bool = False) -> Form:
+    """Of a benchmark: persons are classes in train, and as the file has them elsewhere.
+
+    Args:
+        split: train, or one to rank.
+        truth: whether it is known which pairs are right: to train on, they then have `is_clean`.
+    """
+    return Form(_with_truth(_PAIRS, truth), contiguous) if split == "train" else Form(_RETRIEVAL, as_written)
 
 
-def own_form(split: str) -> Form:
-    """Of own pairs: persons may have names, which stay beside their numbers as `person_name`."""
+def own_form(split: str, truth: bool = False) -> Form:
+    """Of own pairs: persons may have names, which stay beside their numbers as `person_name`; see `benchmark_form`."""
     parts = _PAIRS if split == "train" else _RETRIEVAL
-    return Form({part: (*names, "person_name") for part, names in parts.items()}, contiguous)
+    parts = {part: (*names, "person_name") for part, names in parts.items()}
+    return Form(_with_truth(parts, truth and split == "train"), contiguous)
+
+
+def _with_truth(parts: Mapping[str, tuple[str, ...]], truth: bool) -> Mapping[str, tuple[str, ...]]:
+    return {part: (*names, TRUTH) for part, names in parts.items()} if truth else parts
 
 
 class SplitRows:
@@ -125,6 +136,7 @@ class SplitRows:
             "image_id": lambda: pa.array(self._image_ids[rows]),
             "image_path": lambda: pa.array(self.paths_of(part), pa.string()),
             "person_name": lambda: pa.array([str(self._records[row].person_id) for row in rows], pa.string()),
+            TRUTH: lambda: pa.array([one for record in self._records for one in record.is_clean or ()], pa.bool_()),
         }
         return pa.table({name: make[name]() for name in names if name != "image"})
 

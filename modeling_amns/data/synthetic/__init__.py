@@ -4,11 +4,9 @@ from .benchmark import (
     GENERATOR_VERSION,
     LAYOUTS,
     Layout,
-    PlannedImage,
     make_synthetic_benchmark,
-    plan_benchmark,
-    plan_image,
 )
+from .planning import PlannedImage, plan_benchmark, plan_image
 
 __all__ = [
     "GENERATOR_VERSION",

@@ -11,10 +11,11 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets.utils import tqdm
@@ -22,40 +23,23 @@ from datasets.utils import tqdm
 from ...disk import names_full_disk, write_whole
 from ..benchmarks import BENCHMARKS, SYNTHETIC_MARK, Benchmark
 from ..records import SPLITS
-from .camera import CAMERAS, Shot, draw_shot
-from .captions import Caption, write_captions
+from .camera import CAMERAS
 from .elsewhere import mix_colours, reword
 from .figure import draw_body
-from .people import Person, draw_people
+from .people import Person
+from .planning import PlannedImage, number_people, plan_image
 from .render import render_image
 
 GENERATOR_VERSION = "1.1"
 JPEG_QUALITY = 92
 MIN_IMAGE_SIZE = (64, 24)
 LOOKS = ("plain", "elsewhere")
+# Arguments that stand in the folder's card only where they are not these: cards of before they came stay as they were.
+_PLAIN = {"look": LOOKS[0], "wrong_captions": 0, "wrong_attributes": 2}
 # Below this many images starting processes costs more than it saves.
 MIN_PARALLEL_IMAGES = 200
 # The folders of the real CUHK-PEDES, one for each camera.
 CUHK_FOLDERS = ("cam_a", "cam_b", "CUHK03", "Market", "test_query", "train_query")
-
-
-@dataclass(frozen=True)
-class PlannedImage:
-    """One image before it is drawn: who, how, and what is said of it.
-
-    Attributes:
-        identity: number of the person across all splits, from 0, the same in every layout.
-        index: number of the image among the person's, from 0.
-        split: train, val or test.
-        person, shot, captions: what it shows, how it is taken, what is written about it.
-    """
-
-    identity: int
-    index: int
-    split: str
-    person: Person
-    shot: Shot
-    captions: tuple[Caption, ...]
 
 
 @dataclass(frozen=True)
@@ -99,43 +83,6 @@ LAYOUTS = {
 }
 
 
-def plan_benchmark(
-    seed: int = 0,
-    train_identities: int = 2400,
-    val_identities: int = 200,
-    test_identities: int = 300,
-    images_per_identity: int = 4,
-    captions_per_image: int = 2,
-) -> Iterator[PlannedImage]:
-    """All that a benchmark holds but the pixels, identity by identity.
-
-    Arguments as of `make_synthetic_benchmark`. Example:
-
-        >>> image = next(plan_benchmark(seed=0, train_identities=1, val_identities=0, test_identities=0))
-        >>> image.split, len(image.captions)
-        ('train', 2)
-    """
-    counts = dict(zip(SPLITS, (train_identities, val_identities, test_identities)))
-    for identity, (split, person) in enumerate(_number_people(seed, counts)):
-        for index in range(images_per_identity):
-            yield plan_image(seed, identity, index, split, person, captions_per_image)
-
-
-def plan_image(
-    seed: int, identity: int, index: int, split: str, person: Person, captions_per_image: int = 2
-) -> PlannedImage:
-    """Image `index` of person number `identity`: shot and captions depend on the seed and these two numbers alone."""
-    shot = draw_shot(seed, identity, index)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 14, identity, index]))
-    captions = write_captions(rng, person, shot.view, shot.feet_hidden, captions_per_image)
-    return PlannedImage(identity, index, split, person, shot, tuple(captions))
-
-
-def _number_people(seed: int, counts: dict[str, int]) -> list[tuple[str, Person]]:
-    people = draw_people(seed, counts)
-    return [(split, person) for split in SPLITS for person in people[split]]
-
-
 def make_synthetic_benchmark(
     root: str | Path,
     layout: str = "synthetic-pedes",
@@ -148,6 +95,8 @@ def make_synthetic_benchmark(
     image_size: tuple[int, int] = (128, 48),
     num_workers: int | None = None,
     look: str = "plain",
+    wrong_captions: float = 0,
+    wrong_attributes: int = 2,
 ) -> Path:
     """Writes a synthetic benchmark below `root`, or finds it there.
 
@@ -165,10 +114,15 @@ def make_synthetic_benchmark(
         num_workers: processes that draw; default one for each processor. Does not change any byte.
         look: `elsewhere` mixes the colours of each image by chance and says other words for the same things: for a
             checkpoint to start from that has not seen the plain look.
+        wrong_captions: share of the train captions that are made partly wrong, each by chance, in [0, 1]. The
+            annotation then says of every train caption whether all of it is right (`is_clean`): that of a caption that
+            errs anyhow, as about one in 25 does in one attribute, is false too. Nothing else changes.
+        wrong_attributes: how many attributes that such a caption names are not the person's; all that can be mistaken
+            where it names fewer. One that names none stays as it is, and clean.
     Returns:
         The folder that holds `imgs/` and the annotation file.
     Raises:
-        ValueError: an unknown layout, or a number that makes no sense.
+        ValueError: an unknown layout, a number that makes no sense, or `wrong_attributes` without `wrong_captions`.
         FileExistsError: the folder holds something else, or a synthetic benchmark made with other arguments.
 
     Example:
@@ -187,8 +141,8 @@ def make_synthetic_benchmark(
         "captions_per_image": captions_per_image,
     }
     _check_arguments(layout, seed, sizes, image_size, num_workers)
-    if look not in LOOKS:
-        raise ValueError(f"Unknown look {look!r}; expected one of {', '.join(LOOKS)}.")
+    given: dict[str, Any] = {"look": look, "wrong_captions": wrong_captions, "wrong_attributes": wrong_attributes}
+    _check_options(look, wrong_captions, wrong_attributes)
     form = LAYOUTS[layout]
     known = form.benchmark
     folder = Path(root).expanduser() / known.folder
@@ -200,16 +154,17 @@ def make_synthetic_benchmark(
         "seed": seed,
         **sizes,
         "image_size": list(image_size),
+        **{name: value for name, value in given.items() if value != _PLAIN[name]},
     }
-    if look != LOOKS[0]:
-        about["look"] = look
     annotation = folder / form.annotation
     if _claim(folder, about, layout) and annotation.exists():
         return folder
     counts = dict(zip(SPLITS, (train_identities, val_identities, test_identities)))
     tasks = [
-        _Task(seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, image_size, look)
-        for identity, (split, person) in enumerate(_number_people(seed, counts))
+        _Task(
+            seed, identity, split, person, images_per_identity, captions_per_image, layout, folder, image_size, **given
+        )
+        for identity, (split, person) in enumerate(number_people(seed, counts))
         if split in known.splits
     ]
     with names_full_disk(folder):
@@ -239,6 +194,17 @@ def _check_arguments(
         )
 
 
+def _check_options(look: str, wrong_captions: float, wrong_attributes: int) -> None:
+    if look not in LOOKS:
+        raise ValueError(f"Unknown look {look!r}; expected one of {', '.join(LOOKS)}.")
+    if not 0 <= wrong_captions <= 1:
+        raise ValueError(f"wrong_captions is {wrong_captions}; expected a share in [0, 1].")
+    if wrong_attributes < 1:
+        raise ValueError(f"wrong_attributes is {wrong_attributes}; expected 1 or more.")
+    if not wrong_captions and wrong_attributes != _PLAIN["wrong_attributes"]:
+        raise ValueError(f"wrong_attributes is {wrong_attributes}, but no captions are; pass wrong_captions as well.")
+
+
 def _claim(folder: Path, about: dict, layout: str) -> bool:
     """Makes the folder ours; True where it already was, made with the same arguments."""
     card = folder / SYNTHETIC_MARK
@@ -249,7 +215,7 @@ def _claim(folder: Path, about: dict, layout: str) -> bool:
             found = {}
         different = [
             f"{key} {found.get(key)!r} (asked: {about.get(key)!r})"
-            for key in {**about, "look": None}
+            for key in {**about, **dict.fromkeys(_PLAIN)}
             if found.get(key) != about.get(key)
         ]
         if different:
@@ -284,6 +250,8 @@ class _Task:
     folder: Path
     image_size: tuple[int, int]
     look: str
+    wrong_captions: float
+    wrong_attributes: int
 
 
 def _draw_person(task: _Task) -> list[dict]:
@@ -292,7 +260,8 @@ def _draw_person(task: _Task) -> list[dict]:
     body = draw_body(task.seed, task.identity, task.person)
     records = []
     for index in range(task.images):
-        plan = plan_image(task.seed, task.identity, index, task.split, task.person, task.captions)
+        wrong = task.wrong_captions, task.wrong_attributes
+        plan = plan_image(task.seed, task.identity, index, task.split, task.person, task.captions, *wrong)
         path = form.image_path(plan)
         file = task.folder / form.benchmark.images / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -301,7 +270,7 @@ def _draw_person(task: _Task) -> list[dict]:
             seeds = np.random.SeedSequence([task.seed, 15, task.identity, index])
             image = mix_colours(image, np.random.default_rng(seeds))
         image.save(file, "JPEG", quality=JPEG_QUALITY)
-        records.append(_record(form.benchmark, plan, path, task.look))
+        records.append(_record(form.benchmark, plan, path, task))
     return records
 
 
@@ -346,11 +315,14 @@ def _end_with_pool() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _record(known: Benchmark, plan: PlannedImage, path: str, look: str) -> dict:
-    captions = [caption.text for caption in plan.captions[: known.max_captions]]
-    if look == "elsewhere":
+def _record(known: Benchmark, plan: PlannedImage, path: str, task: _Task) -> dict:
+    kept = plan.captions[: known.max_captions]
+    captions = [caption.text for caption in kept]
+    if task.look == "elsewhere":
         captions = [reword(caption) for caption in captions]
     record = {"id": plan.identity + known.first_id, known.path_field: path, "captions": captions, "split": plan.split}
+    if task.wrong_captions and plan.split == "train":
+        record["is_clean"] = [not caption.wrong for caption in kept]
     if known.tokens:
         record["processed_tokens"] = [re.findall(r"[a-z]+", caption.lower()) for caption in captions]
     return record
@@ -366,6 +338,7 @@ def _readme(about: dict, identities: dict[str, int]) -> str:
         "",
         f"Generator version {about['generator_version']}, seed {about['seed']}, {len(CAMERAS)} cameras, images of "
         f"{height} x {width} pixels (height x width).",
+        *_wrong_lines(about),
         "",
         "| split | identities | images |",
         "| --- | --- | --- |",
@@ -373,3 +346,10 @@ def _readme(about: dict, identities: dict[str, int]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _wrong_lines(about: dict) -> list[str]:
+    if "wrong_captions" not in about:
+        return []
+    count = about.get("wrong_attributes", _PLAIN["wrong_attributes"])
+    return [f"A share of {about['wrong_captions']} of the train captions is wrong in {count} attributes (`is_clean`)."]

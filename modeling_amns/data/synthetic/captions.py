@@ -3,8 +3,9 @@
 Every caption carries the attributes that it names, so that tests can measure how far the words alone lead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -135,49 +136,101 @@ class Caption:
     Attributes:
         text: one or two English sentences of 15 to 40 words.
         attributes: the (name, value) pairs of `Person` that the text names, in the order of `ATTRIBUTES`.
-        wrong: name of the attribute whose value is not the person's, None where all are right.
+        wrong: names of those whose value is not the person's, in the same order; empty where all are right.
     """
 
     text: str
     attributes: tuple[tuple[str, str], ...]
-    wrong: str | None
+    wrong: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A caption and all that it was worded from: the same words for the same, others where an attribute is replaced.
+
+    Attributes:
+        caption: itself.
+        said: whom it describes: the person, but for what is mistaken.
+        named: attributes to word, of shoes that are just called so as well.
+        state: of the generator before the first word.
+    """
+
+    caption: Caption
+    said: Person
+    named: frozenset[str]
+    state: Mapping[str, Any]
 
 
 def write_captions(
-    rng: np.random.Generator, person: Person, view: str, feet_hidden: bool = False, count: int = 2
+    rng: np.random.Generator,
+    person: Person,
+    view: str,
+    feet_hidden: bool = False,
+    count: int = 2,
+    errors: Mapping[int, np.random.Generator] | None = None,
+    wrong_attributes: int = 2,
 ) -> list[Caption]:
     """Captions of one image: each names another subset of what the view shows, about one in twenty errs once.
 
     Args:
-        rng: source of every choice.
+        rng: source of every choice but the errors that are asked for; what it draws does not depend on them.
         person, view, feet_hidden: as of `visible_attributes`.
         count: how many.
+        errors: captions to make partly wrong, by their place, and what their errors are drawn from.
+        wrong_attributes: how many named attributes of such a caption are not the person's: all that can be mistaken
+            where it names fewer, so none where it names none.
     """
-    captions: list[Caption] = []
+    drafts: list[_Draft] = []
     for _ in range(count):
         for _ in range(MAX_TRIES):
-            caption = _write_caption(rng, person, view, feet_hidden)
-            if all(caption.attributes != other.attributes for other in captions):
+            draft = _write_caption(rng, person, view, feet_hidden)
+            if all(draft.caption.attributes != other.caption.attributes for other in drafts):
                 break
-        captions.append(caption)
+        drafts.append(draft)
+    captions = [draft.caption for draft in drafts]
+    for place, chance in (errors or {}).items():
+        captions[place] = _mislead(chance, person, drafts[place], view, wrong_attributes)
     return captions
 
 
-def _write_caption(rng: np.random.Generator, person: Person, view: str, feet_hidden: bool) -> Caption:
+def _write_caption(rng: np.random.Generator, person: Person, view: str, feet_hidden: bool) -> _Draft:
     for _ in range(MAX_TRIES):
         named = _choose_named(rng, person, view, feet_hidden)
-        said, wrong = person, None
-        if rng.random() < WRONG_RATE:
-            said, wrong = _mistake(rng, person, named)
+        said = person
+        if rng.random() < WRONG_RATE and (names := [name for name in MISTAKES if name in named]):
+            said = _mistake(rng, said, person, _pick(rng, names))
+        state = rng.bit_generator.state
         text, generic_shoes = _compose(rng, said, named, view)
         if MIN_WORDS <= len(text.split()) <= MAX_WORDS:
             break
+    return _Draft(_finish(rng, text, person, said, named, generic_shoes), said, frozenset(named), state)
+
+
+def _finish(
+    rng: np.random.Generator, text: str, person: Person, said: Person, named: set[str], generic_shoes: bool
+) -> Caption:
     while len(text.split()) < MIN_WORDS:
         text += " " + _pick(rng, FILLERS)
-    if generic_shoes:
-        named.discard("shoes")
-    attributes = tuple((name, getattr(said, name)) for name in ATTRIBUTES if name in named)
-    return Caption(text, attributes, wrong)
+    names = [name for name in ATTRIBUTES if name in named and not (generic_shoes and name == "shoes")]
+    wrong = tuple(name for name in names if getattr(said, name) != getattr(person, name))
+    return Caption(text, tuple((name, getattr(said, name)) for name in names), wrong)
+
+
+def _mislead(rng: np.random.Generator, person: Person, draft: _Draft, view: str, count: int) -> Caption:
+    """The caption of a draft in its own words, but with `count` wrong attributes, one that it errs in included."""
+    wrong, named = draft.caption.wrong, set(draft.named)
+    names = [name for name in MISTAKES if name in named and name not in wrong]
+    more = min(count - len(wrong), len(names))
+    for _ in range(MAX_TRIES):
+        said = draft.said
+        for place in rng.choice(len(names), size=more, replace=False):
+            said = _mistake(rng, said, person, names[place])
+        words = np.random.default_rng()
+        words.bit_generator.state = draft.state
+        text, generic_shoes = _compose(words, said, named, view)
+        if len(text.split()) <= MAX_WORDS:
+            break
+    return _finish(words, text, person, said, named, generic_shoes)
 
 
 def _choose_named(rng: np.random.Generator, person: Person, view: str, feet_hidden: bool) -> set[str]:
@@ -196,13 +249,10 @@ def _choose_named(rng: np.random.Generator, person: Person, view: str, feet_hidd
     return named
 
 
-def _mistake(rng: np.random.Generator, person: Person, named: set[str]) -> tuple[Person, str | None]:
-    names = [name for name in MISTAKES if name in named]
-    if not names:
-        return person, None
-    name = _pick(rng, names)
+def _mistake(rng: np.random.Generator, said: Person, person: Person, name: str) -> Person:
+    """`said` with a value of this attribute that is not the person's."""
     words = {word: weight for word, weight in MISTAKES[name].items() if word != getattr(person, name)}
-    return replace(person, **{name: draw_word(rng, words)}), name
+    return replace(said, **{name: draw_word(rng, words)})
 
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
