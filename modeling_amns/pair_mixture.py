@@ -13,9 +13,9 @@ logger = logging.get_logger(__name__)
 
 EXTRA = "audit"
 FEWEST = 10
-# Shares of a guess's loss. A pair whose caption is another person's loses about as much as a guess, somewhat less from
-# a model that begins to memorise; pairs that are learnt lose less than this.
-LEARNT, CONTRADICTED = 0.8, 0.9
+# Share of a guess's loss. Pairs whose captions are other persons' lose about as much as a guess, somewhat less from a
+# model that begins to memorise; those that are learnt lose less than that on average.
+CONTRADICTED = 0.9
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ def guess_loss(columns: int, positives: int = 1) -> float:
 def fit_pairs(losses: NDArray[np.floating], guess: float, seed: int = 0) -> PairMixture:
     """Finds the group of low losses and that of high ones; how many pairs are wrong is not told, but estimated.
 
-    Fitted to the square roots, of which both groups are closest to normal: losses of pairs that are learnt crowd at 0
-    and have a long tail. A higher loss is never the more plausible one, although of two normal distributions the
-    wider one wins far out on both sides.
+    Fitted to the fourth roots, of which both groups are closest to normal: losses of pairs that are learnt crowd at 0
+    and have a long tail, and with square roots the hard ones are called wrong (docs/data.md has the figures). A higher
+    loss is never the more plausible one, although of two normal distributions the wider one wins far out on both sides.
 
-    All pairs are plausible, and a line says so, where two groups make no sense: fewer than 10 losses, all alike, or
-    a low group that loses about what a guess does (nothing is learnt, or everything is wrong), or a high group that
+    All pairs are plausible, and a line says so, where two groups make no sense: fewer than 10 losses, all alike, no
+    better explained by two than by one (Bayesian information criterion), or a low group that loses about what a guess does (nothing is learnt, or everything is wrong), or a high group that
     loses less (hard pairs of clean data; what is memorised).
 
     Args:
-        losses: moving averages of -log m in nats, NaN where a pair was not seen, [pairs].
-        guess: see `guess_loss`.
+        losses: means or moving averages of -log m, NaN where a pair was not seen, [pairs].
+        guess: what a guess loses, in the same units; see `guess_loss`.
         seed: of the fit's start.
     Returns:
         for a pair without a loss, the mean of the others.
@@ -76,18 +76,20 @@ def fit_pairs(losses: NDArray[np.floating], guess: float, seed: int = 0) -> Pair
         return _one_group(
             len(losses), f"{len(values)} known losses" + (", all alike" if len(values) >= FEWEST else "")
         )
-    roots = np.sqrt(values)
+    roots = values**0.25
     # Of unit spread, so that the fit's own tolerances mean the same for any losses.
     scaled = (roots / roots.std())[:, None]
     mixture = require("sklearn.mixture", EXTRA, "pair_weighting").GaussianMixture
     # Its default tolerance stops a point or two of the share too early.
     model = mixture(2, tol=1e-5, max_iter=1000, random_state=seed)
     group = int(model.fit(scaled).means_.argmin())
+    if model.bic(scaled) >= mixture(1).fit(scaled).bic(scaled):
+        return _one_group(len(losses), "one normal distribution explains them as well as two")
     probability = model.predict_proba(scaled)[:, group]
     probability = _falling(roots, probability, model.means_.min() * roots.std())
     low, high = (float(np.average(values, weights=part + 1e-12)) for part in (probability, 1 - probability))
-    if low >= LEARNT * guess or high < CONTRADICTED * guess:
-        return _one_group(len(losses), f"groups at {low:.3g} and {high:.3g} nats, where a guess loses {guess:.3g}")
+    if not low < CONTRADICTED * guess <= high:
+        return _one_group(len(losses), f"groups at {low:.3g} and {high:.3g}, where a guess loses {guess:.3g}")
     plausible = np.full(len(losses), probability.mean(), np.float32)
     plausible[known] = probability
     return PairMixture(plausible, low, high)

@@ -48,36 +48,36 @@ def test_a_memory_comes_back_from_its_file_bit_by_bit_and_refuses_another_sets(t
         PairMemory(6).load(tmp_path)
 
 
-def two_groups(share: float, pairs: int = 4000, low=(0.6, 0.2), high=(2.3, 0.25)) -> tuple[np.ndarray, np.ndarray]:
-    """Losses whose roots are of two normal distributions, and which are of the high one."""
+def two_groups(share: float, pairs: int = 4000, low=(0.7, 0.12), high=(1.5, 0.1)) -> tuple[np.ndarray, np.ndarray]:
+    """Losses whose fourth roots are of two normal distributions, and which are of the high one."""
     rng = np.random.default_rng(1)
     wrong = rng.random(pairs) < share
     roots = np.where(wrong, rng.normal(*high, pairs), rng.normal(*low, pairs))
-    return np.abs(roots) ** 2, wrong
+    return roots**4, wrong
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_two_normal_groups_are_found_with_their_share_and_their_posteriors(share):
-    losses, wrong = two_groups(share, low=(0.9, 0.25), high=(2.0, 0.3))
+    losses, wrong = two_groups(share, low=(0.9, 0.15), high=(1.5, 0.15))
     found = fit_pairs(losses, 3.0)
     assert found.doubtful_share == pytest.approx(wrong.mean(), abs=0.01)
     assert (found.low, found.high) == pytest.approx((losses[~wrong].mean(), losses[wrong].mean()), rel=0.05)
-    roots = np.sqrt(losses)
-    densities = (1 - share) * norm.pdf(roots, 0.9, 0.25), share * norm.pdf(roots, 2.0, 0.3)
-    between = (roots > 0.9) & (roots < 2.0)
+    roots = losses**0.25
+    densities = (1 - share) * norm.pdf(roots, 0.9, 0.15), share * norm.pdf(roots, 1.5, 0.15)
+    between = (roots > 0.9) & (roots < 1.5)
     assert np.abs(found.plausible - densities[0] / sum(densities))[between].max() < 0.1
     assert np.array_equal(found.plausible, fit_pairs(losses, 3.0).plausible)
 
 
 def test_a_higher_loss_is_never_more_plausible():
     """The high group is so wide that its density wins below the low one too."""
-    losses, _ = two_groups(0.5, low=(1.4, 0.05), high=(2.4, 0.8))
+    losses, _ = two_groups(0.5, low=(1.2, 0.02), high=(1.55, 0.26))
     plausible = fit_pairs(losses, GUESS).plausible[np.argsort(losses)]
     assert (np.diff(plausible) <= 0).all()
     assert plausible[0] > 0.9 and plausible[-1] < 0.01
 
 
-CLEAN, WRONG = two_groups(0.0, 500)[0], two_groups(1.0, 500, high=(2.05, 0.2))[0]
+CLEAN, WRONG = two_groups(0.0, 500)[0], two_groups(1.0, 500, high=(1.43, 0.07))[0]
 
 
 @pytest.mark.parametrize(

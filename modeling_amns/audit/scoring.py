@@ -125,10 +125,7 @@ def compare_pairs(
 
 
 def judge_pairs(score: NDArray[np.float64], seed: int = 0) -> PairMixture:
-    """The mixture of plausible and doubtful pairs; see `fit_pairs`, whose losses are here roots, in units of a guess.
-
-    Losses among the whole set have a longer tail than those among a batch. With the square root that `fit_pairs` takes
-    for the latter, hard pairs are called wrong; with its square root both groups are close to normal.
+    """The mixture of plausible and doubtful pairs; see `fit_pairs`, whose losses are here in units of a guess.
 
     Args:
         score: of `Comparison.score`.
@@ -136,7 +133,7 @@ def judge_pairs(score: NDArray[np.float64], seed: int = 0) -> PairMixture:
     Raises:
         ImportError: scikit-learn is not installed.
     """
-    return fit_pairs(np.sqrt(score), 1.0, seed)
+    return fit_pairs(score, 1.0, seed)
 
 
 def against_truth(score: NDArray[np.float64], share: float, is_clean: NDArray[np.bool_]) -> Mapping[str, float | None]:
