@@ -132,7 +132,7 @@ def _vision_part(config: PreTrainedConfig) -> VisionConfig:
 
 
 class PartOfDualEncoder(PreTrainedModel):
-    """An encoder whose `from_pretrained` also takes its part of a dual encoder of AMNS or its family, plain or trained.
+    """An encoder whose `from_pretrained` also takes its part of a dual encoder, plain or trained.
 
     Args of a subclass:
         part_name: the attribute that it is in a dual encoder.
