@@ -44,7 +44,10 @@ class AMNSVisionConfig(ReadsGrid, CLIPVisionConfig):
     reads: ClassVar[tuple[type[PreTrainedConfig], ...]] = (CLIPVisionConfig,)
     inside: ClassVar[tuple[type[PreTrainedConfig], ...]] = (CLIPConfig,)
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+        image_size: Field[int | list[int] | tuple[int, int] | None, list[int]] = Field()
+        patch_size: Field[int | list[int] | tuple[int, int] | None, int] = Field()
+    else:
         image_size: int | list[int] | tuple[int, int] | None = (384, 128)
         patch_size: int | list[int] | tuple[int, int] | None = 16
     stride: int | None = None
@@ -118,8 +121,9 @@ class AMNSConfig(ReadsFamilies, CLIPConfig):
     }
 
     if TYPE_CHECKING:
-        text_config: Field[dict[str, Any] | TextConfig | None, TextConfig] = Field()
-        vision_config: Field[dict[str, Any] | VisionConfig | None, VisionConfig] = Field()
+        # CLIP's configuration knows parts of CLIP alone.
+        text_config: Field[dict[str, Any] | TextConfig | None, TextConfig] = Field()  # type: ignore[assignment]
+        vision_config: Field[dict[str, Any] | VisionConfig | None, VisionConfig] = Field()  # type: ignore[assignment]
         projection_dim: Field[int | None, int] = Field()
     else:
         text_config: dict | AMNSTextConfig | AMNSSiglipTextConfig | None = None

@@ -218,10 +218,10 @@ class ReadsGrid(ReadsFamilies):
     if TYPE_CHECKING:
         image_size: Field[int | list[int] | tuple[int, int] | None, list[int]] = Field()
         patch_size: Field[int | list[int] | tuple[int, int] | None, int] = Field()
-        stride: int | None
-        position_interpolation: str
-        hidden_size: int
-        num_channels: int
+        stride: int | None = None
+        position_interpolation: str = "bilinear"
+        hidden_size: int = 768
+        num_channels: int = 3
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "image_size":

@@ -8,6 +8,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_base_amns import ReadsGrid, ReadsText
 
+if TYPE_CHECKING:
+    from .configuration_base_amns import Field
+
 
 def _check_heads(config: SiglipTextConfig | SiglipVisionConfig) -> None:
     if config.hidden_size % config.num_attention_heads:
@@ -33,7 +36,10 @@ class AMNSSiglipVisionConfig(ReadsGrid, SiglipVisionConfig):
     reads: ClassVar[tuple[type[PreTrainedConfig], ...]] = (SiglipVisionConfig,)
     inside: ClassVar[tuple[type[PreTrainedConfig], ...]] = (SiglipConfig,)
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+        image_size: Field[int | list[int] | tuple[int, int] | None, list[int]] = Field()
+        patch_size: Field[int | list[int] | tuple[int, int] | None, int] = Field()
+    else:
         image_size: int | list[int] | tuple[int, int] | None = (224, 224)
         patch_size: int | list[int] | tuple[int, int] | None = 16
     stride: int | None = None

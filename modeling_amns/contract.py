@@ -124,7 +124,7 @@ def prepare_model(model: nn.Module, args: AMNSTrainingArguments, person_ids: Seq
     if encoder is None:
         raise ValueError(
             f"AMNSTrainer trains an AMNSForPersonRetrieval, found {type(model).__name__}. Its from_pretrained takes "
-            "checkpoints of AMNSModel and CLIP too."
+            "checkpoints of AMNSModel, CLIP and SigLIP too."
         )
     refuse_unfit_pushes(model, args)
     classifier = getattr(model, "classifier", None)

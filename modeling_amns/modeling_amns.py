@@ -132,8 +132,9 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
 
     vision_model: VisionModel
     text_model: TextModel
-    visual_projection: nn.Module
-    text_projection: nn.Module
+    # Linear in CLIP, the identity where encoders project by themselves.
+    visual_projection: nn.Module  # type: ignore[assignment]
+    text_projection: nn.Module  # type: ignore[assignment]
 
     def __init__(self, config: AMNSConfig):
         config = as_config(config, AMNSConfig)

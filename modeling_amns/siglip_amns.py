@@ -4,7 +4,7 @@ patches and the attention of the pooling head's probe.
 SigLIP: arXiv 2303.15343; SigLIP 2: arXiv 2502.14786. Parameter names are those of transformers' `SiglipModel`.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ class AMNSSiglipVisionEmbeddings(GridEmbeddings, SiglipVisionEmbeddings):
     """Patch and position embeddings of SigLIP, which has no CLS."""
 
     config: AMNSSiglipVisionConfig
-    image_size: Any
 
     def __init__(self, config: AMNSSiglipVisionConfig):
         nn.Module.__init__(self)
@@ -58,7 +57,8 @@ class AMNSSiglipVisionModel(PartOfDualEncoder, LoadsItsGrid, SiglipVisionModel):
         config = as_config(config, AMNSSiglipVisionConfig)
         SiglipPreTrainedModel.__init__(self, config)
         self.embeddings = AMNSSiglipVisionEmbeddings(config)
-        self.encoder = SiglipEncoder(config)
+        # It takes the configuration of either encoder, whatever its annotation says.
+        self.encoder = SiglipEncoder(cast(Any, config))
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.head = SiglipMultiheadAttentionPoolingHead(config)
         self.post_init()

@@ -54,6 +54,8 @@ class GridEmbeddings(nn.Module):
 
     tokens_before: ClassVar[int] = 0
     config: Any
+    image_size: Any
+    patch_size: Any
     position_embedding: nn.Embedding
     patch_embedding: nn.Conv2d
 

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import CAPTIONS, REFUSE_THE_PACKAGE
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -23,6 +25,7 @@ from transformers import (
     SiglipImageProcessorPil,
     SiglipModel,
     SiglipProcessor,
+    pipeline,
 )
 
 from modeling_amns import (
@@ -257,7 +260,7 @@ def test_parts_that_do_not_fit_are_refused_by_name(folder, tmp_path, processor):
         AMNSConfig(vision_config=parts)
     with pytest.raises(ValueError, match="projection_dim 7 must equal it"):
         AMNSConfig(**{**model.config.to_dict(), "projection_dim": 7})
-    with pytest.raises(ValueError, match="without SigLIP's pooling head"):
+    with pytest.raises(StrictDataclassError, match="without SigLIP's pooling head"):
         AMNSConfig(**{**model.config.to_dict(), "vision_config": {**parts, "vision_use_head": False}})
     with pytest.raises(ValueError, match="vision_config is of model type 'vit'"):
         AMNSConfig(vision_config={"model_type": "vit"})
@@ -282,7 +285,12 @@ def arguments(output, **options) -> AMNSTrainingArguments:
 
 @pytest.mark.parametrize(
     "options",
-    [{"keep_ratio": 1.0}, {"keep_ratio": 0.5}, {"keep_ratio": 0.5, "mask_score": "text", "augment_text": 0.5}],
+    [
+        {"keep_ratio": 1.0},
+        {"keep_ratio": 0.5},
+        {"keep_ratio": 0.5, "mask_score": "text", "augment_text": 0.5, "gradient_cache_chunk_size": 4},
+        {"keep_ratio": 0.5, "gradient_checkpointing": True},
+    ],
 )
 def test_the_same_trainer_trains_it(folder, pairs, tmp_path, options):
     model, processor = recipe.build(ModelArguments(model_name_or_path=str(folder), image_size=SIZE), [], 8)
@@ -313,6 +321,33 @@ def test_the_same_trainer_trains_it(folder, pairs, tmp_path, options):
     assert again["mAP"] == pytest.approx(figures["eval_mAP"])
 
 
+def test_adapters_are_put_where_they_are_used(folder, pairs, tmp_path):
+    pytest.importorskip("peft")
+    start = ModelArguments(model_name_or_path=str(folder), image_size=SIZE, use_peft=True, lora_r=2)
+    model, processor = recipe.build(start, [], 8)
+    wrapped = recipe.add_adapters(model, start)
+    args = arguments(tmp_path, keep_ratio=0.5, max_steps=1)
+    recipe.AMNSTrainer(wrapped, args, train_dataset=pairs, processing_class=processor).train()
+    adapted = {name: value for name, value in wrapped.named_parameters() if "lora_B" in name}
+    assert len(adapted) == 2 * 3 * 4 and all(value.abs().sum() > 0 for value in adapted.values())
+
+
+def test_the_pipeline_gives_our_logits_when_it_is_told_to_pad(folder, pairs, tmp_path):
+    model, processor = recipe.build(ModelArguments(model_name_or_path=str(folder), image_size=SIZE), [], 0)
+    model.amns.eval().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
+    options = {"candidate_labels": CAPTIONS[:2], "hypothesis_template": "{}"}
+    answer = classify(pairs["image_path"][0], tokenizer_kwargs={"padding": "max_length"}, **options)
+    with torch.no_grad():
+        inputs = processor(text=CAPTIONS[:2], images=pairs["image_path"][0], return_tensors="pt")
+        chances = model.amns(**inputs).logits_per_image.softmax(-1)[0].tolist()
+    got = {entry["label"]: entry["score"] for entry in answer}
+    assert got == pytest.approx(dict(zip(CAPTIONS, chances)), abs=1e-5)
+    with pytest.raises(ValueError, match="Pad with AMNSProcessor, or with padding"):
+        classify(pairs["image_path"][0], **options)
+
+
 def test_a_score_that_it_has_not_is_refused_by_name(folder, pairs, tmp_path):
     model, processor = recipe.build(ModelArguments(model_name_or_path=str(folder), image_size=SIZE), [], 8)
     args = arguments(tmp_path, keep_ratio=0.5, mask_score="attention_last")
@@ -327,8 +362,8 @@ def test_a_gallery_ranks_by_its_cosines(folder, pairs):
     with torch.no_grad():
         scores = model.amns(**images)
     order = F.cosine_similarity(scores.text_embeds, scores.image_embeds).argsort(descending=True).tolist()
-    found = [hit.image for hit in gallery.search(CAPTIONS[0].upper(), k=6)]
-    assert [str(path) for path in found] == [pairs["image_path"][row] for row in order]
+    found = [hit.path for hit in gallery.search(CAPTIONS[0].upper(), k=6)]
+    assert [Path(path).name for path in found] == [Path(pairs["image_path"][row]).name for row in order]
 
 
 def test_exports_equal_the_model(folder, pairs, tmp_path):
