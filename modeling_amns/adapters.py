@@ -61,8 +61,8 @@ def add_adapters(model: AMNSForPersonRetrieval, arguments: AdapterArguments) -> 
         raise ValueError(f"lora_r must lie in [1, {MAX_RANK:,}], found {arguments.lora_r}.")
     if not model.name_or_path:
         raise ValueError(
-            "use_peft adapts a pretrained model, this one starts from scratch: set model_name_or_path to an AMNS or "
-            "CLIP checkpoint, or leave use_peft out."
+            "use_peft adapts a pretrained model, this one starts from scratch: set model_name_or_path to an AMNS, "
+            "CLIP or SigLIP checkpoint, or leave use_peft out."
         )
     # PEFT leaves out a name that fits no layer, as long as another one does.
     layers = {name.rsplit(".", 1)[-1] for name, module in model.amns.named_modules() if isinstance(module, nn.Linear)}
@@ -71,11 +71,15 @@ def add_adapters(model: AMNSForPersonRetrieval, arguments: AdapterArguments) -> 
         raise ValueError(
             f"lora_target_modules: there is no layer {', '.join(wrong)}; the model has {', '.join(sorted(layers))}."
         )
+    # torch's attention, which pools in SigLIP, reads the weight of its out_proj and never calls the layer: an adapter
+    # there would have no part.
+    uncalled = [f"{name}.out_proj" for name, part in model.named_modules() if isinstance(part, nn.MultiheadAttention)]
     config = peft.LoraConfig(
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules=list(arguments.lora_target_modules),
+        exclude_modules=uncalled or None,
         modules_to_save=None if model.classifier is None else ["classifier"],
     )
     start = Path(model.name_or_path)

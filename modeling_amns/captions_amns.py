@@ -1,15 +1,17 @@
-"""Captions before they are tokens, and a tokenizer that is trained on them; copied with the processor."""
+"""Captions before they are tokens, what each family asks of a tokenizer, and one that is trained on captions."""
 
 import html
 import json
 from collections.abc import Iterable
 from typing import cast
 
-from tokenizers import pre_tokenizers, trainers
-from transformers import CLIPTokenizer
+from tokenizers import normalizers, pre_tokenizers, trainers
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 # Of a tokenizer that says nothing of its own: the positions of CLIP's text encoder.
 CLIP_TOKENS = 77
+# The same of each family's text encoder.
+CAPTION_RULES = {"clip": CLIP_TOKENS, "siglip": 64}
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
 
@@ -20,6 +22,33 @@ def clean_caption(caption: str) -> str:
         raise ValueError(f"A caption must be a string, found {type(caption).__name__}: {caption!r}.")
     # Twice, as in OpenAI's CLIP: captions were often escaped once too many ("&amp;amp;").
     return html.unescape(html.unescape(caption)).strip()
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, rules: str) -> None:
+    """Sets a tokenizer up, in place, for captions of users and for a family of text encoders.
+
+    Args:
+        tokenizer: as it was loaded.
+        rules: of `CAPTION_RULES`. "siglip": captions are lower-cased, which the tokenizer class of some SigLIP 2
+            checkpoints leaves out, and padded on the right, as SigLIP was trained.
+    Raises:
+        ValueError: there are no such rules.
+    """
+    if rules not in CAPTION_RULES:
+        raise ValueError(f"caption_rules must be one of {', '.join(CAPTION_RULES)}, found {rules!r}.")
+    # User text must not be able to hold a real end token.
+    tokenizer.split_special_tokens = True
+    # Saved with the tokenizer, for those who load it without our classes.
+    tokenizer.init_kwargs["split_special_tokens"] = True
+    # transformers writes 10^30 for "no limit is known".
+    if tokenizer.model_max_length > 10**9:
+        tokenizer.model_max_length = CAPTION_RULES[rules]
+    if rules == "siglip":
+        tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None and (backend.normalizer is None or "A" in backend.normalizer.normalize_str("A")):
+            steps = [normalizers.Lowercase(), *filter(None, [backend.normalizer])]
+            backend.normalizer = normalizers.Sequence(steps)
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPTokenizer:
@@ -63,4 +92,12 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096) -> CLIPToke
     )
 
 
-__all__ = ["CLIP_TOKENS", "END_TOKEN", "START_TOKEN", "clean_caption", "train_tokenizer"]
+__all__ = [
+    "CAPTION_RULES",
+    "CLIP_TOKENS",
+    "END_TOKEN",
+    "START_TOKEN",
+    "clean_caption",
+    "prepare_tokenizer",
+    "train_tokenizer",
+]

@@ -124,7 +124,7 @@ def prepare_model(model: nn.Module, args: AMNSTrainingArguments, person_ids: Seq
     if encoder is None:
         raise ValueError(
             f"AMNSTrainer trains an AMNSForPersonRetrieval, found {type(model).__name__}. Its from_pretrained takes "
-            "checkpoints of AMNSModel and CLIP too."
+            "checkpoints of AMNSModel, CLIP and SigLIP too."
         )
     refuse_unfit_pushes(model, args)
     classifier = getattr(model, "classifier", None)
@@ -139,9 +139,14 @@ def prepare_model(model: nn.Module, args: AMNSTrainingArguments, person_ids: Seq
                 "freeze_patch_embedding can't be used with adapters: nothing else is trained. Leave it out."
             )
         encoder.vision_model.embeddings.patch_embedding.requires_grad_(False)
+    if args.keep_ratio < 1 and args.mask_score == "attention_last":
+        _check_attended_layers(encoder.attended_layers, args.mask_last_layers)
     # A fixed temperature: the checkpoint's own scale is set to it, so that saved logits mean what was trained.
     encoder.logit_scale.data.fill_(-torch.tensor(args.temperature).log().item())
     encoder.logit_scale.requires_grad_(False)
+    if encoder.logit_bias is not None:
+        # Of a sigmoid; it has no part in losses of a softmax.
+        encoder.logit_bias.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(
             "No parameter of the model is trained: all are frozen (a classifier without the identity loss, too). Set "
@@ -166,6 +171,16 @@ def refuse_sharded_parameters(trainer: Trainer) -> None:
             "parameters, which sharding cuts up. Launch with plain data parallelism (accelerate's MULTI_GPU or "
             "MULTI_CPU); gradient_cache_chunk_size and gradient_checkpointing save memory instead."
         )
+
+
+def _check_attended_layers(layers: int, asked: int) -> None:
+    if layers == 1:
+        raise ValueError(
+            "mask_score attention_last: one attention of this encoder scores patches, in its pooling head or its only "
+            "layer; mask_score attention uses it."
+        )
+    if asked > layers:
+        raise ValueError(f"mask_last_layers must lie in [1, {layers}], the layers of the encoder, found {asked}.")
 
 
 def _check_identities(model: nn.Module, person_ids: Sequence[int] | None) -> None:

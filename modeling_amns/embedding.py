@@ -71,7 +71,7 @@ def embed_texts(
     tokens = processor.token_ids(captions)
 
     def collate(rows: list[list[int]]) -> Mapping[str, Tensor]:
-        return pad_tokens(rows, processor.tokenizer.pad_token_id)
+        return pad_tokens(rows, processor.tokenizer.pad_token_id, processor.padded_length)
 
     def embed(batch: Mapping[str, Tensor]) -> Tensor:
         tokens = {name: value.to(model.device) for name, value in batch.items()}

@@ -54,7 +54,7 @@ def scores_by_kind(
     """
     pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
     pixels = processor.normalize_images(pixels.to(model.device))
-    tokens = pad_tokens(processor.token_ids(captions), processor.tokenizer.pad_token_id)
+    tokens = pad_tokens(processor.token_ids(captions), processor.tokenizer.pad_token_id, processor.padded_length)
     # Of this process alone: with several, one draws.
     texts = model.get_text_features(**{name: value.to(model.device) for name, value in tokens.items()}).pooler_output
     generator = torch.Generator(model.device).manual_seed(0)

@@ -29,7 +29,7 @@ def weights_fingerprint(module: nn.Module) -> str:
     digest = hashlib.sha256()
     # Sorted, because converted checkpoints may list them in another order.
     for name, weights in sorted(module.named_parameters()):
-        if name != "logit_scale":
+        if name not in ("logit_scale", "logit_bias"):
             digest.update(f"{name} {tuple(weights.shape)}".encode())
             rounded = weights.detach().to("cpu", torch.bfloat16).contiguous()
             digest.update(rounded.view(torch.int16).numpy().tobytes())

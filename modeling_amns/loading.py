@@ -9,7 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from .brief import in_short
-from .configuration_amns import AMNSTextConfig
+from .configuration_amns import TextConfig
 from .image_modes_amns import size_pair
 from .modeling_amns import AMNSModel, AMNSPreTrainedModel
 from .processing_amns import AMNSProcessor
@@ -28,7 +28,7 @@ def load_checkpoint(
     goes on. That is of use to those who train; a tool that embeds, exports or pushes must not.
 
     Args:
-        checkpoint: AMNS or CLIP checkpoint: folder or Hub id.
+        checkpoint: checkpoint of AMNS, CLIP or SigLIP: folder or Hub id.
         image_size: (height, width) in pixels, or one number for a square, instead of the checkpoint's own. A CLIP
             checkpoint needs it, whose processor crops a square.
         options: of `AMNSModel.from_pretrained`, e.g. `dtype`.
@@ -65,7 +65,7 @@ def load_start(checkpoint: str, kind: type[Model], **options: Any) -> Model:
     """A model to train from: as `from_pretrained`, where weights that training would not mend are refused.
 
     Args:
-        checkpoint: AMNS or CLIP checkpoint: folder or Hub id.
+        checkpoint: checkpoint of AMNS, CLIP or SigLIP: folder or Hub id.
         kind: class of the model.
         options: of `from_pretrained`.
     Raises:
@@ -141,7 +141,17 @@ def check_fit(model: AMNSPreTrainedModel, processor: AMNSProcessor, name: str = 
             f"{text.max_position_embeddings}. Set model_max_length in tokenizer_config.json, or max_tokens of the "
             f"processor, to {text.max_position_embeddings} or less."
         )
-    end = end_token_id(text)
+    if processor.padded_length != text.padded_length:
+        found_length, wanted_length = (
+            "the longest" if length is None else f"{length} tokens"
+            for length in (processor.padded_length, text.padded_length)
+        )
+        raise ValueError(
+            f"{name}: the processor pads captions to {found_length}, the text encoder takes {wanted_length}. "
+            "Load the processor from the folder of the model, or set its caption_rules and max_tokens."
+        )
+    # Padded captions are pooled at their last position, whatever stands there.
+    end = tokenizer.eos_token_id if text.padded_length else end_token_id(text)
     if len(tokenizer) > text.vocab_size or tokenizer.eos_token_id != end:
         raise ValueError(
             f"{name}: the tokenizer has {len(tokenizer)} tokens and ends captions with {tokenizer.eos_token_id}, the "
@@ -149,7 +159,7 @@ def check_fit(model: AMNSPreTrainedModel, processor: AMNSProcessor, name: str = 
         )
 
 
-def end_token_id(config: AMNSTextConfig) -> int:
+def end_token_id(config: TextConfig) -> int:
     """The id at which a text encoder pools; in old CLIP configurations 2 stands for "the largest id"."""
     end = config.eos_token_id
     if not isinstance(end, int):

@@ -1,12 +1,11 @@
-"""The AMNS dual encoder: CLIP with rectangular images, dropped patches and the CLS row of its own attention.
+"""The AMNS dual encoder: CLIP or SigLIP with rectangular images, dropped patches and the attention that pools them.
 
-Method: AMNS (arXiv 2409.06385). Parameter names are those of transformers' `CLIPModel`, so checkpoints of either load
-into the other at the same position grid.
+Method: AMNS (arXiv 2409.06385). Parameter names are those of transformers' `CLIPModel` or `SiglipModel`, so
+checkpoints of either load into the other at the same position grid.
 """
 
 import importlib
 import os
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,63 +15,21 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
-    CLIPOutput,
     CLIPPreTrainedModel,
     image_text_contrastive_loss,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, logging
+from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_amns import AMNSConfig, as_config
+from .families_amns import FAMILIES, TextModel, VisionModel
+from .outputs_amns import AMNSOutput, AMNSPersonRetrievalOutput
 from .pretrained_amns import LoadsItsGrid, PartOfDualEncoder
 from .text_amns import AMNSTextModel
 from .vision_amns import AMNSImageTower, AMNSVisionModel
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class AMNSOutput(CLIPOutput):
-    """Output of `AMNSModel`, the fields of transformers' `CLIPOutput`.
-
-    Args:
-        loss: symmetric InfoNCE, scalar; with `return_loss=True` only.
-        logits_per_image: cosine similarities times `exp(logit_scale)`, float [images, texts].
-        logits_per_text: its transpose, float [texts, images].
-        text_embeds: L2-normalised text embeddings, float [texts, projection_dim].
-        image_embeds: L2-normalised image embeddings, float [images, projection_dim].
-        text_model_output: output of the text encoder, its `pooler_output` projected.
-        vision_model_output: output of the image encoder, its `pooler_output` projected.
-    """
-
-
-@dataclass
-class AMNSPersonRetrievalOutput(ModelOutput):
-    """Output of `AMNSForPersonRetrieval`.
-
-    Args:
-        image_embeds: L2-normalised image embeddings, float [B, projection_dim].
-        text_embeds: L2-normalised text embeddings, float [B, projection_dim].
-        image_identity_logits: scores of the training identities, float [B, num_identities]; `None` without classifier.
-        text_identity_logits: the same from the text, float [B, num_identities]; `None` without classifier.
-        loss, logits_per_image, logits_per_text, text_model_output, vision_model_output: as in `AMNSOutput`; only with
-            `return_loss`, `output_hidden_states` or `output_attentions`.
-    """
-
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
-    image_identity_logits: Tensor | None = None
-    text_identity_logits: Tensor | None = None
-    loss: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
-    vision_model_output: BaseModelOutputWithPooling | None = None
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """As `CLIPOutput`: the outputs of the encoders become tuples too."""
-        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
 class AMNSPreTrainedModel(LoadsItsGrid, CLIPPreTrainedModel):
@@ -86,6 +43,9 @@ class AMNSPreTrainedModel(LoadsItsGrid, CLIPPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, IdentityClassifier):
             module.reset_parameters()
+            return
+        if isinstance(module, AMNSModel) and isinstance(module.visual_projection, nn.Identity):
+            # transformers would start the projections of CLIP; encoders start theirs.
             return
         super()._init_weights(module)
 
@@ -153,6 +113,8 @@ class AMNSPreTrainedModel(LoadsItsGrid, CLIPPreTrainedModel):
 class AMNSModel(AMNSPreTrainedModel, CLIPModel):
     """Dual encoder for text-to-image person retrieval, `CLIPModel`'s interface plus `keep_indices`.
 
+    Its encoders are those of the family that the configuration names (`families_amns`), CLIP's or SigLIP's.
+
     ```python
     >>> import torch
     >>> from modeling_amns import AMNSConfig, AMNSModel
@@ -168,8 +130,11 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
 
     _keys_to_ignore_on_load_unexpected = [r"classifier\..*"]
 
-    vision_model: AMNSVisionModel
-    text_model: AMNSTextModel
+    vision_model: VisionModel
+    text_model: TextModel
+    # Linear in CLIP, the identity where encoders project by themselves.
+    visual_projection: nn.Module  # type: ignore[assignment]
+    text_projection: nn.Module  # type: ignore[assignment]
 
     def __init__(self, config: AMNSConfig):
         config = as_config(config, AMNSConfig)
@@ -177,11 +142,13 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         self.projection_dim = config.projection_dim
         self.text_embed_dim = config.text_config.hidden_size
         self.vision_embed_dim = config.vision_config.hidden_size
-        self.text_model = AMNSTextModel._from_config(config.text_config)
-        self.vision_model = AMNSVisionModel._from_config(config.vision_config)
-        self.visual_projection = nn.Linear(self.vision_embed_dim, self.projection_dim, bias=False)
-        self.text_projection = nn.Linear(self.text_embed_dim, self.projection_dim, bias=False)
-        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        family = FAMILIES[type(config.vision_config)]
+        self.text_model = family.text_model._from_config(config.text_config)
+        self.vision_model = family.vision_model._from_config(config.vision_config)
+        self.visual_projection = family.projection(self.vision_embed_dim, config)
+        self.text_projection = family.projection(self.text_embed_dim, config)
+        # The bias, of SigLIP's sigmoid, changes no ranking and no softmax: kept for whoever reads chances off logits.
+        self.logit_scale, self.logit_bias = family.logit_parameters(config)
         self.post_init()
 
     @property
@@ -199,6 +166,11 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         """Side of a patch, and the step from one to the next, in pixels."""
         vision = self.config.vision_config
         return vision.patch_size, vision.stride or vision.patch_size
+
+    @property
+    def attended_layers(self) -> int:
+        """Layers whose attention scores patches; see `image_attention_scores`."""
+        return self.vision_model.attended_layers
 
     def image_side(self) -> AMNSImageTower:
         """Image encoder and projection as one module, shared and not copied: what a teacher averages."""
@@ -224,9 +196,9 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         return outputs
 
     def image_attention_scores(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
-        """Attention of CLS to each patch, averaged over layers and heads: float32 [B, patches], no gradient.
+        """Attention of the pooled token to each patch, averaged over layers and heads: float32 [B, patches].
 
-        See `AMNSVisionModel.cls_attention`.
+        Without gradient; see `cls_attention` of the image encoder.
         """
         return self.vision_model.cls_attention(pixel_values, last_layers)
 
@@ -268,6 +240,8 @@ class AMNSModel(AMNSPreTrainedModel, CLIPModel):
         if image_embeds is not None and text_embeds is not None:
             logits_per_text = text_embeds @ image_embeds.T.to(text_embeds.device)
             logits_per_text = logits_per_text * self.logit_scale.exp().to(text_embeds.device)
+            if self.logit_bias is not None:
+                logits_per_text = logits_per_text + self.logit_bias.to(text_embeds.device)
         return AMNSOutput(
             loss=image_text_contrastive_loss(logits_per_text) if return_loss and logits_per_text is not None else None,
             logits_per_image=None if logits_per_text is None else logits_per_text.T,

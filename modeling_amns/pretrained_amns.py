@@ -13,7 +13,8 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.loading_report import LoadStateDictInfo
 from typing_extensions import Self
 
-from .configuration_amns import AMNSConfig, AMNSVisionConfig, as_config
+from .configuration_amns import AMNSConfig, VisionConfig, as_config
+from .configuration_base_amns import ReadsGrid
 
 # What `from_pretrained` needs to find a file, as opposed to what it does with the weights.
 _LOCATION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "revision", "subfolder")
@@ -21,7 +22,9 @@ _LOCATION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxi
 _LOADING_ARGUMENTS = ("dtype", "torch_dtype", "quantization_config")
 
 # Of a dual encoder, plain or trained, what an encoder has not; its own part has lost its prefix when this is asked.
-_OTHER_PARTS = re.compile(r"(amns\.)?((vision|text)_model\.|(visual|text)_projection\.|logit_scale$|classifier\.)")
+_OTHER_PARTS = re.compile(
+    r"(amns\.)?((vision|text)_model\.|(visual|text)_projection\.|logit_(scale|bias)$|classifier\.)"
+)
 
 
 class LoadsItsGrid(PreTrainedModel):
@@ -51,7 +54,7 @@ class LoadsItsGrid(PreTrainedModel):
         config: PreTrainedConfig | str | os.PathLike | None = None,
         **kwargs: Any,
     ) -> Self | tuple[Self, dict[str, Any]]:
-        """Loads an AMNS or CLIP checkpoint (folder or Hub id), safetensors first.
+        """Loads a checkpoint of AMNS, CLIP or SigLIP (folder or Hub id), safetensors first.
 
         The weights are read at the checkpoint's own position grid; where the configuration asks for another one
         (`image_size=[height, width]`, `stride=...` or a `config`), the position embeddings are then resized once
@@ -118,18 +121,18 @@ class LoadsItsGrid(PreTrainedModel):
         """
         # One configuration object is shared by the model, the encoder and its embeddings; all see the new size.
         old = _vision_part(self.config)
-        new = AMNSVisionConfig(**{**old.to_dict(), "image_size": list(image_size), "stride": stride})
+        new = old.with_fields(image_size=list(image_size), stride=stride)
         encoder: Any = getattr(self.base_model, "vision_model", self)
         encoder.embeddings.resize_grid(new)
         old.image_size, old.stride = new.image_size, new.stride
 
 
-def _vision_part(config: PreTrainedConfig) -> AMNSVisionConfig:
-    return config if isinstance(config, AMNSVisionConfig) else cast(AMNSConfig, config).vision_config
+def _vision_part(config: PreTrainedConfig) -> VisionConfig:
+    return cast(VisionConfig, config) if isinstance(config, ReadsGrid) else cast(AMNSConfig, config).vision_config
 
 
 class PartOfDualEncoder(PreTrainedModel):
-    """An encoder whose `from_pretrained` also takes its part of a dual encoder, of AMNS or CLIP, trained or plain.
+    """An encoder whose `from_pretrained` also takes its part of a dual encoder, plain or trained.
 
     Args of a subclass:
         part_name: the attribute that it is in a dual encoder.

@@ -1,4 +1,4 @@
-"""Processor of AMNS: person crops to normalised pixels, captions to CLIP tokens; no network, torchvision optional."""
+"""Processor of AMNS: person crops to normalised pixels, captions to tokens; no network, torchvision optional."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase
+from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase, SiglipImageProcessorPil
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_base import BatchFeature as ImageFeature
 from transformers.image_processing_utils import BaseImageProcessor
@@ -19,7 +19,7 @@ from transformers.image_utils import ChannelDimension, ImageInput, SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import TensorType
 
-from .captions_amns import CLIP_TOKENS, clean_caption, train_tokenizer
+from .captions_amns import clean_caption, prepare_tokenizer, train_tokenizer
 from .image_modes_amns import as_rgb, flat_images, is_unit_range, size_pair, to_rgb
 
 # Rescale factor; mean and deviation of each channel.
@@ -69,12 +69,13 @@ class AMNSImageProcessor(CLIPImageProcessorPil):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> "AMNSImageProcessor":
-        """As `ImageProcessingMixin.from_dict`; what another class saved is completed with CLIP's defaults."""
+        """As `ImageProcessingMixin.from_dict`; what another class saved is completed with its defaults."""
         # Where the folder's code lies is the folder's affair.
         saved = {name: value for name, value in image_processor_dict.items() if name != "auto_map"}
         kind = saved.get("image_processor_type") or saved.get("feature_extractor_type") or cls.__name__
         if kind != cls.__name__:
-            saved = {**CLIPImageProcessorPil(**saved).to_dict(), "image_processor_type": cls.__name__}
+            family = SiglipImageProcessorPil if kind.startswith("SiglipImageProcessor") else CLIPImageProcessorPil
+            saved = {**family(**saved).to_dict(), "image_processor_type": cls.__name__}
         return super().from_dict(saved, **kwargs)
 
     @property
@@ -156,8 +157,11 @@ class AMNSProcessor(ProcessorMixin):
 
     Args:
         image_processor: an `AMNSImageProcessor`; another one of CLIP's kind is replaced by one with its settings.
-        tokenizer: a CLIP tokenizer: OpenAI's, loaded from a CLIP checkpoint, or one from `train_tokenizer`. One
-            without a `model_max_length` gets CLIP's 77.
+        tokenizer: of CLIP: OpenAI's, loaded from a CLIP checkpoint, or one from `train_tokenizer`; or that of a SigLIP
+            checkpoint. One without a `model_max_length` gets CLIP's 77 or SigLIP's 64.
+        caption_rules: "clip" pads captions to the longest of a call. "siglip" lower-cases them and pads each on the
+            right to `max_tokens`, as SigLIP was trained, whose text encoder pools the last position and sees padding.
+            `None`: SigLIP's with an image processor of SigLIP, else CLIP's.
 
     `from_pretrained(path, image_size=[height, width])` sets another size, which a CLIP checkpoint needs: its own
     processor crops a square.
@@ -179,19 +183,18 @@ class AMNSProcessor(ProcessorMixin):
         self,
         image_processor: BaseImageProcessor | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        caption_rules: str | None = None,
         **kwargs: Any,
     ):
+        if caption_rules is None:
+            of_siglip = type(image_processor).__name__.startswith("SiglipImageProcessor")
+            caption_rules = "siglip" if of_siglip else "clip"
         if image_processor is not None and not isinstance(image_processor, AMNSImageProcessor):
             image_processor = AMNSImageProcessor.from_image_processor(image_processor)
         super().__init__(image_processor, tokenizer)
+        self.caption_rules = caption_rules
         if tokenizer is not None:
-            # User text must not be able to hold a real end token.
-            tokenizer.split_special_tokens = True
-            # Saved with the tokenizer, for those who load it without this class.
-            tokenizer.init_kwargs["split_special_tokens"] = True
-            # transformers writes 10^30 for "no limit is known".
-            if tokenizer.model_max_length > 10**9:
-                tokenizer.model_max_length = CLIP_TOKENS
+            prepare_tokenizer(tokenizer, caption_rules)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, image_size: int | Sequence[int]) -> "AMNSProcessor":
@@ -262,6 +265,11 @@ class AMNSProcessor(ProcessorMixin):
         self.tokenizer.model_max_length = max_tokens
 
     @property
+    def padded_length(self) -> int | None:
+        """Tokens that every caption is padded to; `None` pads to the longest."""
+        return self.max_tokens if self.caption_rules == "siglip" else None
+
+    @property
     def text_config_fields(self) -> dict[str, int]:
         """The fields of `AMNSTextConfig` that have to fit the tokenizer."""
         tokenizer = self.tokenizer
@@ -285,7 +293,8 @@ class AMNSProcessor(ProcessorMixin):
                 are in [0, 1] or [0, 255]; values outside are a ValueError.
             text: a caption or a list of captions.
             kwargs: as `CLIPProcessor`. Captions are padded to the longest and cut at `max_tokens`, the end token kept,
-                unless `padding`, `truncation` or `max_length` say otherwise.
+                unless `padding`, `truncation` or `max_length` say otherwise. Under SigLIP's rules `padding=True` pads
+                as `padding="max_length"` does.
         Returns:
             `BatchFeature` with `pixel_values` float [B, 3, height, width], `input_ids` and `attention_mask` [B, T].
         """
@@ -294,9 +303,14 @@ class AMNSProcessor(ProcessorMixin):
         captions = clean_caption(text) if isinstance(text, str) else [clean_caption(caption) for caption in text]
         options: dict[str, Any] = {**kwargs}
         given = options | options.get("text_kwargs", {})
+        padding = "max_length" if self.padded_length else True
         # Said aloud, because a tokenizer's file remembers limit and padding of some earlier call.
-        defaults = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+        defaults = {"padding": padding, "truncation": True, "max_length": self.max_tokens}
         options |= {name: value for name, value in defaults.items() if name not in given}
+        if self.padded_length and given.get("padding") in (True, "longest"):
+            # The longest of a call is no length that SigLIP takes.
+            place = options["text_kwargs"] = {**options.get("text_kwargs", {})}
+            (place if "padding" in place else options)["padding"] = padding
         with _tokenizer_lock:
             features = super().__call__(text=captions, **options)
         if images is not None:

@@ -54,6 +54,7 @@ class MaskedEncoder(Embedder, Protocol):
     """An encoder that AWM can train: it drops patches, and its image side can be copied as a teacher."""
 
     logit_scale: nn.Parameter
+    logit_bias: nn.Parameter | None
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -62,6 +63,10 @@ class MaskedEncoder(Embedder, Protocol):
     @property
     def patch_and_stride(self) -> tuple[int, int]:
         """Side of a patch, and the step from one to the next, in pixels."""
+
+    @property
+    def attended_layers(self) -> int:
+        """Layers whose attention scores patches: of `cls_attention` the most `last_layers`."""
 
     def image_side(self) -> nn.Module:
         """The modules that embed images, shared and not copied; an `ImageTower`."""
@@ -84,6 +89,10 @@ class PairProcessor(Protocol):
     @property
     def max_tokens(self) -> int:
         """Tokens of the longest caption, start and end included."""
+
+    @property
+    def padded_length(self) -> int | None:
+        """Tokens that every caption is padded to, on the right; `None` pads to the longest of a batch."""
 
     def resize_image(self, image: Image.Image) -> Image.Image:
         """An image of any mode in RGB, upright, in `image_size`."""

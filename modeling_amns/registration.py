@@ -12,7 +12,13 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
 from transformers.configuration_utils import PreTrainedConfig
 
-from .configuration_amns import AMNSConfig, AMNSTextConfig, AMNSVisionConfig
+from .configuration_amns import (
+    AMNSConfig,
+    AMNSSiglipTextConfig,
+    AMNSSiglipVisionConfig,
+    AMNSTextConfig,
+    AMNSVisionConfig,
+)
 from .import_hooks import WhenImported
 
 # Auto class, configuration, our module, our class.
@@ -20,6 +26,8 @@ MODELS = (
     (AutoModel, AMNSConfig, "modeling_amns", "AMNSModel"),
     (AutoModel, AMNSVisionConfig, "vision_amns", "AMNSVisionModel"),
     (AutoModel, AMNSTextConfig, "text_amns", "AMNSTextModel"),
+    (AutoModel, AMNSSiglipVisionConfig, "siglip_amns", "AMNSSiglipVisionModel"),
+    (AutoModel, AMNSSiglipTextConfig, "siglip_amns", "AMNSSiglipTextModel"),
     (AutoModelForZeroShotImageClassification, AMNSConfig, "modeling_amns", "AMNSModel"),
 )
 # Module of transformers that is slow to import itself, its mapping, our module, our class.
@@ -59,7 +67,7 @@ def _stand_in(config: type[PreTrainedConfig], module: str, name: str) -> type:
 
 def register() -> None:
     """Called once, when package and transformers are both imported."""
-    for config in (AMNSConfig, AMNSVisionConfig, AMNSTextConfig):
+    for config in dict.fromkeys(config for _, config, *_ in MODELS):
         AutoConfig.register(config.model_type, config)
     for auto, config, module, name in MODELS:
         auto.register(config, _stand_in(config, module, name))

@@ -64,7 +64,7 @@ class ModelArguments(AdapterArguments):
     """Where the model starts: from a checkpoint, or from scratch with the given sizes."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "AMNS or CLIP checkpoint (folder or Hub id); none starts from scratch."}
+        default=None, metadata={"help": "AMNS, CLIP or SigLIP checkpoint (folder or Hub id); none is from scratch."}
     )
     image_size: list[int] | None = field(
         default=None,

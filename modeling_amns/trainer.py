@@ -111,7 +111,8 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
         super().__init__(
             cast(Any, model),
             args,
-            data_collator or PairCollator(cast(int, processing_class.tokenizer.pad_token_id)),
+            data_collator
+            or PairCollator(cast(int, processing_class.tokenizer.pad_token_id), processing_class.padded_length),
             train_dataset=prepared,
             eval_dataset=cast(Any, eval_dataset),
             processing_class=cast(Any, processing_class),

@@ -1,7 +1,7 @@
 """The image encoder of AMNS: CLIP's vision transformer on a rectangular grid, with dropped patches and the CLS row of
 its own attention."""
 
-from typing import Any, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,56 +21,70 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_amns import AMNSConfig, AMNSVisionConfig, as_config
+from .configuration_base_amns import ReadsGrid
 from .pretrained_amns import LoadsItsGrid, PartOfDualEncoder
 
 logger = logging.get_logger(__name__)
 
 
-def resize_positions(weight: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode: str) -> Tensor:
-    """Resizes the position embeddings of a patch grid; the CLS position stays.
+def resize_positions(
+    weight: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode: str, before: int = 1
+) -> Tensor:
+    """Resizes the position embeddings of a patch grid; those of tokens before the patches stay.
 
     Args:
-        weight: [1 + rows * columns, dim], CLS first, then the patches row by row.
+        weight: [before + rows * columns, dim], CLS first where there is one, then the patches row by row.
         old_grid, new_grid: rows and columns.
         mode: "bilinear" or "bicubic", without antialiasing and without aligned corners (as IRRA and transformers).
+        before: tokens before the patches: 1 for CLS, 0 for none.
     Returns:
-        [1 + new_rows * new_columns, dim] in the dtype of `weight`.
+        [before + new_rows * new_columns, dim] in the dtype of `weight`.
     """
-    patches = weight[1:].float().T.reshape(1, -1, *old_grid)
+    patches = weight[before:].float().T.reshape(1, -1, *old_grid)
     patches = nn.functional.interpolate(patches, size=new_grid, mode=mode, align_corners=False)
-    return torch.cat([weight[:1], patches.flatten(2)[0].T.to(weight.dtype)])
+    return torch.cat([weight[:before], patches.flatten(2)[0].T.to(weight.dtype)])
 
 
-class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
-    """Patch, CLS and position embeddings of a rectangular grid, of all patches or of those that are kept."""
+class GridEmbeddings(nn.Module):
+    """Patch and position embeddings of a rectangular grid, of all patches or of those that are kept.
 
-    config: AMNSVisionConfig
-    image_size: list[int]
+    Args of a subclass:
+        tokens_before: learnt tokens before the patches, with positions of their own.
+    """
 
-    def __init__(self, config: AMNSVisionConfig):
-        # CLIPVisionEmbeddings squares the image size, so its constructor is passed over.
-        nn.Module.__init__(self)
+    tokens_before: ClassVar[int] = 0
+    config: Any
+    image_size: Any
+    patch_size: Any
+    position_embedding: nn.Embedding
+    patch_embedding: nn.Conv2d
+
+    def build(self, config: ReadsGrid, bias: bool) -> None:
+        """The modules that every family has; those of transformers square the image size in their constructors."""
         self.config = config
         self.embed_dim = config.hidden_size
         self.image_size = config.image_size
         self.patch_size = config.patch_size
-        self.class_embedding = nn.Parameter(torch.randn(self.embed_dim))
         self.patch_embedding = nn.Conv2d(
             config.num_channels,
             self.embed_dim,
             kernel_size=self.patch_size,
             stride=config.stride or self.patch_size,
-            bias=False,
+            bias=bias,
         )
         self.num_patches = config.grid_size[0] * config.grid_size[1]
-        self.num_positions = self.num_patches + 1
+        self.num_positions = self.num_patches + self.tokens_before
         self.position_embedding = nn.Embedding(self.num_positions, self.embed_dim)
         self.position_ids = nn.Buffer(torch.arange(self.num_positions).expand((1, -1)), persistent=False)
 
-    def forward(
+    def embed_patches(
         self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = False, keep_indices: Tensor | None = None
-    ) -> Tensor:
-        """CLS, then the patches that are kept, each with its own position: [B, 1 + patches, hidden_size]."""
+    ) -> tuple[Tensor, Tensor]:
+        """The patches that are kept, each with its own position, and the positions of the tokens before them.
+
+        Returns:
+            [B, patches, hidden_size] and [tokens_before, hidden_size].
+        """
         height, width = pixel_values.shape[-2:]
         if [height, width] != self.image_size and not interpolate_pos_encoding:
             raise ValueError(
@@ -84,14 +98,15 @@ class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
         # Called, not read: accelerate's hooks fetch an offloaded weight when its module is called.
         positions = self.position_embedding(self.position_ids)[0]
         if grid != self.config.grid_size:
-            positions = resize_positions(positions, self.config.grid_size, grid, self.config.position_interpolation)
-        patches = patches + positions[1:]
+            positions = resize_positions(
+                positions, self.config.grid_size, grid, self.config.position_interpolation, self.tokens_before
+            )
+        patches = patches + positions[self.tokens_before :]
         if keep_indices is not None:
             patches = patches.gather(1, self._sorted_indices(keep_indices, patches))
-        cls = (self.class_embedding + positions[0]).expand(patches.shape[0], 1, -1)
-        return torch.cat([cls, patches], dim=1)
+        return patches, positions[: self.tokens_before]
 
-    def resize_grid(self, config: AMNSVisionConfig) -> None:
+    def resize_grid(self, config: ReadsGrid) -> None:
         """Position embeddings and patch step of another configuration of the same patch size, in place."""
         if config.grid_size != self.config.grid_size:
             positions = self.position_embedding
@@ -105,12 +120,16 @@ class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
                 f"({config.position_interpolation})."
             )
             weight = resize_positions(
-                positions.weight.data, self.config.grid_size, config.grid_size, config.position_interpolation
+                positions.weight.data,
+                self.config.grid_size,
+                config.grid_size,
+                config.position_interpolation,
+                self.tokens_before,
             )
             # The module stays: hooks of accelerate may hang on it.
             positions.weight = nn.Parameter(weight.contiguous(), requires_grad=positions.weight.requires_grad)
             self.num_positions = positions.num_embeddings = len(weight)
-            self.num_patches = len(weight) - 1
+            self.num_patches = len(weight) - self.tokens_before
             position_ids = torch.arange(len(weight), device=weight.device).expand((1, -1))
             self.position_ids = nn.Buffer(position_ids, persistent=False)
         self.image_size = config.image_size
@@ -125,6 +144,27 @@ class AMNSVisionEmbeddings(CLIPVisionEmbeddings):
             )
         # Attention does not see the order; sorting makes the result independent of it to the last bit.
         return keep_indices.sort(dim=1).values.unsqueeze(-1).expand(-1, -1, patches.shape[-1])
+
+
+class AMNSVisionEmbeddings(GridEmbeddings, CLIPVisionEmbeddings):
+    """CLS, patch and position embeddings of CLIP."""
+
+    config: AMNSVisionConfig
+    image_size: list[int]
+    tokens_before = 1
+
+    def __init__(self, config: AMNSVisionConfig):
+        nn.Module.__init__(self)
+        self.class_embedding = nn.Parameter(torch.randn(config.hidden_size))
+        self.build(config, bias=False)
+
+    def forward(
+        self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = False, keep_indices: Tensor | None = None
+    ) -> Tensor:
+        """CLS, then the patches that are kept, each with its own position: [B, 1 + patches, hidden_size]."""
+        patches, before = self.embed_patches(pixel_values, interpolate_pos_encoding, keep_indices)
+        cls = (self.class_embedding + before[0]).expand(patches.shape[0], 1, -1)
+        return torch.cat([cls, patches], dim=1)
 
 
 class AMNSVisionModel(PartOfDualEncoder, LoadsItsGrid, CLIPVisionModel):
@@ -179,6 +219,11 @@ class AMNSVisionModel(PartOfDualEncoder, LoadsItsGrid, CLIPVisionModel):
             pooler_output=self.post_layernorm(last_hidden_state[:, 0]),
         )
 
+    @property
+    def attended_layers(self) -> int:
+        """Layers whose attention scores patches: all, as CLS passes through each."""
+        return self.config.num_hidden_layers
+
     @torch.no_grad()
     def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
         """Attention that CLS pays to each patch, averaged over heads and layers.
@@ -209,6 +254,23 @@ class AMNSVisionModel(PartOfDualEncoder, LoadsItsGrid, CLIPVisionModel):
                 hidden = layer(hidden, None)
         return sum(rows, torch.zeros((), device=pixel_values.device)) / last_layers
 
+    def pooled_patches(self, pixel_values: Tensor) -> Tensor:
+        """Every patch as CLS is pooled, before the projection: float [B, patches, hidden_size]."""
+        return self.post_layernorm(self(pixel_values).last_hidden_state[:, 1:])
+
+
+class PooledEncoder(Protocol):
+    """What an image encoder of any family owes the tower around it."""
+
+    training: bool
+    embeddings: Any
+
+    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+        """Attention of the pooled representation to each patch, float32 [B, patches]."""
+
+    def pooled_patches(self, pixel_values: Tensor) -> Tensor:
+        """Every patch as the image is pooled, before the projection: float [B, patches, hidden_size]."""
+
 
 class AMNSImageTower(nn.Module):
     """The image side of a dual encoder, encoder and projection: shares the modules, owns nothing.
@@ -216,7 +278,7 @@ class AMNSImageTower(nn.Module):
     An `ImageTower` of `modeling_amns.protocols`: what the teacher of AWM copies, averages and asks.
     """
 
-    def __init__(self, vision_model: AMNSVisionModel, visual_projection: nn.Linear):
+    def __init__(self, vision_model: PooledEncoder, visual_projection: nn.Module):
         super().__init__()
         self.vision_model = vision_model
         self.visual_projection = visual_projection
@@ -229,13 +291,12 @@ class AMNSImageTower(nn.Module):
         return self.vision_model.embeddings.num_patches
 
     def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
-        """Attention of CLS to each patch, float32 [B, num_patches]; see `AMNSVisionModel.cls_attention`."""
+        """Attention that pools the patches, float32 [B, num_patches]; see `cls_attention` of the encoder."""
         return self.vision_model.cls_attention(pixel_values, last_layers)
 
     def patch_embeds(self, pixel_values: Tensor) -> Tensor:
-        """Every patch in the shared embedding space, as the CLS token is projected: float [B, num_patches, D]."""
-        hidden = self.vision_model(pixel_values).last_hidden_state[:, 1:]
-        return self.visual_projection(self.vision_model.post_layernorm(hidden))
+        """Every patch in the shared embedding space, as the image is: float [B, num_patches, D]."""
+        return self.visual_projection(self.vision_model.pooled_patches(pixel_values))
 
 
 def _cls_row(layer: CLIPEncoderLayer, hidden: Tensor) -> Tensor:
@@ -270,4 +331,4 @@ def _applied_weight(linear: nn.Module) -> Tensor | None:
 
 AMNSVisionModel.register_for_auto_class("AutoModel")
 
-__all__ = ["AMNSImageTower", "AMNSVisionEmbeddings", "AMNSVisionModel", "resize_positions"]
+__all__ = ["AMNSImageTower", "AMNSVisionEmbeddings", "AMNSVisionModel", "GridEmbeddings", "resize_positions"]

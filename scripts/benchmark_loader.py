@@ -79,7 +79,7 @@ def loaders(
         TrainingPairs(train, PairPreparer(processor, augmentation)),
         batch_size=batch_size,
         sampler=RandomPairSampler(len(train)),
-        collate_fn=PairCollator(processor.tokenizer.pad_token_id),
+        collate_fn=PairCollator(processor.tokenizer.pad_token_id, processor.padded_length),
     )
     plain = DataLoader(PlainPairs(_pairs(train), processor, augmentation), batch_size=batch_size, shuffle=True)
     mean, std = _statistics(processor)

@@ -27,7 +27,10 @@ from modeling_amns.pushes import refuse_unfit_pushes
 SCRIPT = ROOT / "scripts" / "push_to_hub.py"
 CODE = {
     f"{name}_amns.py"
-    for name in ("captions", "configuration", "image_modes", "modeling", "pretrained", "processing", "text", "vision")
+    for name in (
+        *("captions", "configuration", "image_modes", "modeling", "pretrained", "processing", "text", "vision"),
+        *("configuration_base", "configuration_siglip", "families", "outputs", "siglip"),
+    )
 }
 FILES = CODE | {"README.md", "config.json", "model.safetensors"}
 FILES |= {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}

@@ -13,7 +13,7 @@ from modeling_amns import (
     AMNSForPersonRetrieval,
     AMNSModel,
     AMNSVisionConfig,
-    configuration_amns,
+    configuration_base_amns,
     image_modes_amns,
 )
 
@@ -332,7 +332,7 @@ def test_a_configuration_of_impossible_size_is_refused_before_memory_is_taken(tm
 
 
 def test_the_limits_of_options_and_configuration_agree():
-    assert image_modes_amns.MAX_SIDE == configuration_amns._MAX_SIDE
+    assert image_modes_amns.MAX_SIDE == configuration_base_amns._MAX_SIDE
     for size in (0, 10**6, float("inf"), [64, float("nan")]):
         with pytest.raises(ValueError, match="image_size must be"):
             image_modes_amns.size_pair(size if isinstance(size, list) else [size])

@@ -152,7 +152,7 @@ def test_what_is_drawn_after_the_box_does_not_depend_on_it():
 
 def test_text_augmentation_masks_replaces_and_removes_at_the_stated_shares():
     ids = [900, *range(100, 400), 901]
-    changed = Augmentation(text=0.2).change_tokens(ids, np.random.default_rng(0), mask_id=899, num_ordinary=50)
+    changed = Augmentation(text=0.2).change_tokens(ids, np.random.default_rng(0), mask_id=899, ordinary=range(50))
     assert changed[0] == 900 and changed[-1] == 901
     masked = changed.count(899)
     replaced = sum(token < 50 for token in changed)
@@ -165,9 +165,9 @@ def test_text_augmentation_masks_replaces_and_removes_at_the_stated_shares():
 
 def test_text_augmentation_is_off_by_default_and_never_empties_a_caption():
     ids = [900, 5, 901]
-    assert Augmentation().change_tokens(ids, np.random.default_rng(0), 899, 50) is ids
+    assert Augmentation().change_tokens(ids, np.random.default_rng(0), 899, range(50)) is ids
     for seed in range(50):
-        changed = Augmentation(text=1.0).change_tokens(ids, np.random.default_rng(seed), 899, 50)
+        changed = Augmentation(text=1.0).change_tokens(ids, np.random.default_rng(seed), 899, range(50))
         assert len(changed) == 3
 
 

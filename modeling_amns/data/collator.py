@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerBase
 
 from ..protocols import PairProcessor
 from .images import decode_image
@@ -35,9 +36,9 @@ class PairPreparer:
         self.seed = seed
         self.height, self.width = processor.image_size
         tokenizer = processor.tokenizer
+        self.ordinary = ordinary_ids(tokenizer)
         # CLIP has no mask token; IRRA and RDE use the last ordinary entry of the vocabulary, before the start token.
-        self.num_ordinary = min(tokenizer.bos_token_id, tokenizer.eos_token_id)
-        self.mask_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else self.num_ordinary - 1
+        self.mask_id = tokenizer.mask_token_id if tokenizer.mask_token_id is not None else self.ordinary.stop - 1
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The row's image in RGB and the processor's size, large JPEG files decoded at a part of theirs.
@@ -65,10 +66,16 @@ class PairPreparer:
             example["erase"] = drawn["erase"]
             if self.augmentation.color_jitter:
                 example["jitter"] = drawn["jitter"]
-            ids = self.augmentation.change_tokens(ids, generator, self.mask_id, self.num_ordinary)
+            ids = self.augmentation.change_tokens(ids, generator, self.mask_id, self.ordinary)
         example["image"] = np.asarray(image)
         example["input_ids"] = ids
         return example
+
+
+def ordinary_ids(tokenizer: PreTrainedTokenizerBase) -> range:
+    """The ids of ordinary tokens: those before start and end, as CLIP's, or after all special ones, as SigLIP's."""
+    ends = [end for end in (tokenizer.bos_token_id, tokenizer.eos_token_id) if end is not None]
+    return max(range(min(ends)), range(max(tokenizer.all_special_ids) + 1, len(tokenizer)), key=len)
 
 
 def load_image(row: Mapping[str, Any], processor: PairProcessor, reduced: bool = False) -> Image.Image:
@@ -179,22 +186,26 @@ def _add_pair(read: "hashlib.blake2b", row: Mapping[str, Any]) -> None:
 
 
 class PairCollator:
-    """Stacks prepared pairs and pads their captions to the longest.
+    """Stacks prepared pairs and pads their captions.
+
+    Args:
+        pad_token_id: of the tokenizer.
+        length: that captions are padded to (`PairProcessor.padded_length`); `None` means the longest.
 
     Returns a dict with `images` uint8 [B, 3, H, W], `input_ids` and `attention_mask` int64 [B, T], `person_ids` and
     `rows` int64 [B], of a stream `read` int64 [B], and under augmentation `erase` and, where it is on, `jitter` (see
     `Augmentation.draw`).
     """
 
-    def __init__(self, pad_token_id: int):
-        self.pad_token_id = pad_token_id
+    def __init__(self, pad_token_id: int, length: int | None = None):
+        self.pad_token_id, self.length = pad_token_id, length
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The batch of some examples of `PairPreparer`."""
         # A view in channels-last order: transposing the bytes would cost as much as reading them.
         images = torch.from_numpy(np.stack([example["image"] for example in examples])).permute(0, 3, 1, 2)
         batch = {"images": images}
-        batch.update(pad_tokens([example["input_ids"] for example in examples], self.pad_token_id))
+        batch.update(pad_tokens([example["input_ids"] for example in examples], self.pad_token_id, self.length))
         batch["person_ids"] = torch.tensor([example["person_id"] for example in examples])
         batch["rows"] = torch.tensor([example["row"] for example in examples])
         for name in ("erase", "jitter"):
@@ -205,12 +216,14 @@ class PairCollator:
         return batch
 
 
-def pad_tokens(sequences: list[list[int]], pad_token_id: int) -> dict[str, Tensor]:
-    """Token lists to `input_ids` and `attention_mask`, int64 [B, longest]."""
+def pad_tokens(sequences: list[list[int]], pad_token_id: int, length: int | None = None) -> dict[str, Tensor]:
+    """Token lists to `input_ids` and `attention_mask`, int64 [B, length], or as long as the longest."""
     lengths = torch.tensor([len(ids) for ids in sequences])
     input_ids = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=pad_token_id
     )
+    if length is not None:
+        input_ids = torch.nn.functional.pad(input_ids, (0, length - input_ids.shape[1]), value=pad_token_id)
     attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
     return {"input_ids": input_ids, "attention_mask": attention_mask}
 
@@ -222,6 +235,7 @@ __all__ = [
     "StreamedPairs",
     "TrainingPairs",
     "load_image",
+    "ordinary_ids",
     "pad_tokens",
     "undecoded",
 ]

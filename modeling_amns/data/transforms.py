@@ -82,14 +82,15 @@ class Augmentation:
         return 0, 0, 0, 0
 
     def change_tokens(
-        self, ids: list[int], generator: np.random.Generator, mask_id: int, num_ordinary: int
+        self, ids: list[int], generator: np.random.Generator, mask_id: int, ordinary: range
     ) -> list[int]:
-        """Masks, replaces and removes tokens of a caption; the first (start) and last (end) token always stay.
+        """Masks, replaces and removes tokens of a caption; the first token (start, or a word
+        where there is none) and the last (end) always stay.
 
         Args:
             ids: token ids with start and end.
             mask_id: id that stands for a masked token.
-            num_ordinary: ordinary tokens have ids below this.
+            ordinary: ids of ordinary tokens, of which those that replace others are drawn.
         """
         if self.text == 0:
             return ids
@@ -101,7 +102,7 @@ class Augmentation:
             elif chance < 0.6:
                 changed.append(mask_id)
             elif chance < 0.8:
-                changed.append(int(generator.integers(num_ordinary)))
+                changed.append(int(generator.integers(ordinary.start, ordinary.stop)))
         # A caption that lost every token would say nothing: keep its first word.
         return [*changed, ids[-1]] if len(changed) > 1 else [*ids[:2], ids[-1]]
 

@@ -105,7 +105,8 @@ class OnnxRetrieval:
         # A literal end token inside a caption is plain characters and must not end it early.
         self.tokenizer.encode_special_tokens = True
         self.tokenizer.enable_truncation(self.text["max_length"])
-        self.tokenizer.enable_padding(pad_id=self.text["pad_token_id"])
+        # Folders of before it was written pad to the longest.
+        self.tokenizer.enable_padding(pad_id=self.text["pad_token_id"], length=self.text.get("padded_length"))
 
     def pixels(self, image: Image.Image | str | Path) -> np.ndarray:
         """One image, or its file, resized and normalised: float32 [3, height, width].
@@ -129,7 +130,7 @@ class OnnxRetrieval:
         return (np.asarray(resized, dtype=np.float32) * scale - shift).transpose(2, 0, 1)
 
     def tokens(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
-        """`input_ids` and `attention_mask`, int64 [captions, tokens], padded to the longest."""
+        """`input_ids` and `attention_mask`, int64 [captions, tokens], padded as the text encoder takes them."""
         # Unescaped twice, as in OpenAI's CLIP.
         rows = self.tokenizer.encode_batch([html.unescape(html.unescape(caption)).strip() for caption in captions])
         return {

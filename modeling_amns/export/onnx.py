@@ -88,8 +88,8 @@ class Encoder:
             shape = (batch, vision.num_channels, *vision.image_size)
             return {"pixel_values": torch.randn(shape, generator=generator)}
         text = self.config.text_config
-        length = min(length, text.max_position_embeddings)
-        end = end_token_id(text)
+        length = text.padded_length or min(length, text.max_position_embeddings)
+        end = text.vocab_size - 1 if text.padded_length else end_token_id(text)
         ids = torch.randint(3, text.vocab_size - 1, (batch, length), generator=generator)
         ids[ids == end] = 3
         mask = torch.ones_like(ids)
@@ -103,8 +103,10 @@ def encoders(model: AMNSModel) -> dict[str, Encoder]:
     """Both encoders of a model, `image` and `text`, ready to export; the model itself stays as it is."""
     model = copy.deepcopy(model).float().cpu().eval().requires_grad_(False)
     batch = torch.export.Dim("batch", min=1)
-    length = torch.export.Dim("length", min=2, max=model.config.text_config.max_position_embeddings)
-    tokens = {0: batch, 1: length}
+    text = model.config.text_config
+    tokens = {0: batch}
+    if text.padded_length is None:
+        tokens[1] = torch.export.Dim("length", min=2, max=text.max_position_embeddings)
     return {
         "image": Encoder(ImageEncoder(model), {"pixel_values": {0: batch}}, model.config),
         "text": Encoder(TextEncoder(model), {"input_ids": tokens, "attention_mask": tokens}, model.config),
@@ -197,6 +199,8 @@ def preprocessing(model: AMNSModel, processor: AMNSProcessor, files: Mapping[str
         "text": {
             "tokenizer": "tokenizer.json",
             "max_length": processor.max_tokens,
+            # Of each caption; null pads to the longest of a batch.
+            "padded_length": processor.padded_length,
             "bos_token_id": text.bos_token_id,
             "eos_token_id": text.eos_token_id,
             "pad_token_id": text.pad_token_id,
