@@ -47,11 +47,12 @@ def fit_pairs(losses: NDArray[np.floating], guess: float, seed: int = 0) -> Pair
 
     Fitted to the fourth roots, of which both groups are closest to normal: losses of pairs that are learnt crowd at 0
     and have a long tail, and with square roots the hard ones are called wrong (docs/data.md has the figures). A higher
-    loss is never the more plausible one, although of two normal distributions the wider one wins far out on both sides.
+    loss is never the more plausible one, although of two normal distributions the wider wins far out on both sides.
 
     All pairs are plausible, and a line says so, where two groups make no sense: fewer than 10 losses, all alike, no
-    better explained by two than by one (Bayesian information criterion), or a low group that loses about what a guess does (nothing is learnt, or everything is wrong), or a high group that
-    loses less (hard pairs of clean data; what is memorised).
+    better explained by two than by one (Bayesian information criterion), a low group that loses about what a guess
+    does (nothing is learnt, or everything is wrong), or a high group that loses less (hard pairs of clean data; what
+    is memorised).
 
     Args:
         losses: means or moving averages of -log m, NaN where a pair was not seen, [pairs].
