@@ -8,15 +8,15 @@ python scripts/audit_noise.py outputs/mine --pairs pairs.csv --write_clean clean
 import json
 import shlex
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
 
-from modeling_amns import AMNSModel, AMNSProcessor
+from modeling_amns.audit.audit_arguments import AuditArguments
 from modeling_amns.audit.auditing import audit_pairs, image_names, run_losses
 from modeling_amns.audit.cleaning import (
-    check_folder,
+    REMOVED,
+    REPAIRED,
     doubtful_rows,
     read_decisions,
     read_records,
@@ -25,73 +25,14 @@ from modeling_amns.audit.cleaning import (
 from modeling_amns.audit.cross_fitting import cross_fit
 from modeling_amns.audit.duplicates import find_duplicates
 from modeling_amns.audit.fold_arguments import FoldArguments
+from modeling_amns.audit.repairing import find_repairs
 from modeling_amns.audit.sheet import audit_sheet
-from modeling_amns.audit.table import check_output, write_table
+from modeling_amns.audit.table import write_table
 from modeling_amns.cli import parse, run_script
 from modeling_amns.data.collator import undecoded
 from modeling_amns.data.images import decode_image
 from modeling_amns.disk import write_whole
-from modeling_amns.extras import require
-from modeling_amns.loading import load_checkpoint
-from modeling_amns.pair_mixture import EXTRA
 from modeling_amns.run_arguments import NoiseArguments
-
-
-@dataclass
-class AuditArguments:
-    """What to look for, and where to write."""
-
-    output: str = field(default="audit.csv", metadata={"help": "Table of all pairs by suspicion, .csv or .parquet."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace what is there."})
-    sheet: str | None = field(
-        default=None, metadata={"help": "HTML page on which a person decides on the most suspicious pairs."}
-    )
-    sheet_pairs: int = field(default=1000, metadata={"help": "How many pairs the page shows."})
-    duplicates: str | None = field(
-        default=None, metadata={"help": "JSON file for the images, captions and persons that occur twice."}
-    )
-    near_threshold: float = field(
-        default=0.98, metadata={"help": "Cosine from which on images of two persons are nearly the same."}
-    )
-    write_clean: str | None = field(
-        default=None, metadata={"help": "Folder for the set without doubtful pairs, which --pairs reads."}
-    )
-    threshold: float | None = field(
-        default=None, metadata={"help": "Probability from which on --write_clean leaves a pair out, default 0.5."}
-    )
-    decisions: str | None = field(
-        default=None,
-        metadata={"help": "CSV of row and decision (right, wrong, unsure), which --write_clean puts first."},
-    )
-    image_size: list[int] | None = field(
-        default=None, metadata={"help": "Height and width, default the checkpoint's; CLIP checkpoints need it."}
-    )
-    batch_size: int = field(default=128, metadata={"help": "Images or captions at a time."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
-    device: str | None = field(default=None, metadata={"help": "Default: the accelerator if there is one."})
-
-    def check(self) -> None:
-        """All that can be said before the work starts."""
-        require("sklearn", EXTRA, "The audit")
-        check_output(self.output, self.overwrite)
-        for path, kind in ((self.duplicates, ".json"), (self.sheet, ".html")):
-            if path is not None:
-                check_output(path, self.overwrite, (kind,))
-        if self.sheet_pairs < 1:
-            raise ValueError(f"--sheet_pairs must be at least 1, found {self.sheet_pairs}.")
-        if self.write_clean is not None:
-            check_folder(self.write_clean, self.overwrite)
-        elif self.decisions is not None or self.threshold is not None:
-            raise ValueError("--decisions and --threshold are of --write_clean; pass it as well.")
-        for name in ("threshold", "near_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(f"--{name} must lie in (0, 1], found {value}.")
-
-    def load(self, name: str | Path) -> tuple[AMNSModel, AMNSProcessor]:
-        """A checkpoint on its device."""
-        model, processor = load_checkpoint(name, self.image_size)
-        return model.to(self.device or PartialState().device), processor
 
 
 def main() -> int:
@@ -125,23 +66,29 @@ def main() -> int:
         if options.write_clean is not None:
             threshold = 0.5 if options.threshold is None else options.threshold
             doubtful = doubtful_rows(audit.suspects, threshold, decisions)
-            said = write_clean(options.write_clean, records, train, audit.suspects, doubtful)
-            print(change(doubtful, len(train), decisions, options.write_clean, said))
+            repairs = find_repairs(audit, doubtful) if options.repair else {}
+            said = write_clean(options.write_clean, records, train, audit.suspects, doubtful, repairs)
+            print(change(doubtful, len(repairs), len(train), decisions, options.write_clean, said))
         sys.stdout.flush()
     # Threads of a group that is left to the end of the interpreter can abort it.
     PartialState().destroy_process_group()
     return 0
 
 
-def change(doubtful: dict[int, str], pairs: int, decisions: dict[int, str], folder: str, options: list[str]) -> str:
+def change(
+    doubtful: dict[int, str], repaired: int, pairs: int, decisions: dict[int, str], folder: str, options: list[str]
+) -> str:
     """What the clean set lacks, and how to read it."""
     by_hand = sum(why == "decision" for why in doubtful.values())
     kept = sum(decision == "right" for decision in decisions.values())
-    return (
-        f"Wrote {folder} without {len(doubtful):,} of {pairs:,} training pairs ({len(doubtful) - by_hand:,} by the "
-        f"model, {by_hand:,} by decisions, which keep {kept:,}); {Path(folder) / 'removed.csv'} lists them. Train "
-        f"with\n  {shlex.join(options)}"
+    said = (
+        f"Found {len(doubtful):,} of {pairs:,} training pairs doubtful ({len(doubtful) - by_hand:,} by the model, "
+        f"{by_hand:,} by decisions, which keep {kept:,}). Wrote {folder} without {len(doubtful) - repaired:,} of "
+        f"them, which {Path(folder) / REMOVED} lists"
     )
+    if repaired:
+        said += f", and with {repaired:,} that have another's caption now, which {Path(folder) / REPAIRED} lists"
+    return f"{said}. Train with\n  {shlex.join(options)}"
 
 
 if __name__ == "__main__":

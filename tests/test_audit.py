@@ -192,7 +192,7 @@ def test_the_table_is_sorted_by_suspicion_and_the_clean_set_is_loaded_by_pairs(
         (["--output", "HERE/pairs.csv"], "pairs.csv exists; choose another name, or replace it with --overwrite"),
         (["--output", "nowhere/a.csv"], "There is no folder nowhere"),
         (["--write_clean", "HERE"], "holds files; choose another folder"),
-        (["--decisions", "d.csv"], "--decisions and --threshold are of --write_clean"),
+        (["--decisions", "d.csv"], "--decisions, --threshold and --repair are of --write_clean"),
         (["--write_clean", "new", "--threshold", "1.5"], "--threshold must lie in (0, 1], found 1.5"),
         (["--write_clean", "new", "--decisions", "d.csv"], "There is no file d.csv of decisions"),
         (["--sheet_pairs", "0"], "--sheet_pairs must be at least 1"),

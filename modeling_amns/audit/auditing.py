@@ -7,16 +7,14 @@ from typing import cast
 
 import datasets
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers.utils import logging
 
 from ..data.records import PersonId
 from ..pair_weighting import SCORES_FILE
 from ..protocols import MaskedEncoder, PairProcessor
 from .cross_fitting import CrossFitted
-from .pair_scores import score_pairs
+from .pair_scores import EmbeddedPairs, PairScores, score_pairs
 from .scoring import against_truth, judge_pairs
 from .suspects import Suspect
 
@@ -32,9 +30,9 @@ class Audit:
         share: estimated share of wrong pairs, in [0, 1].
         two_groups: whether scores fall into plausible and doubtful pairs at all.
         truth: see `against_truth`; `None` where it is not known which pairs are right.
-        images: L2-normalised embeddings, each image once, float32 [M, D].
+        own: what the model finds of the pairs, also where others have judged them.
+        embedded: what that was taken from.
         first_rows: the first row of each image, int64 [M].
-        persons: person of each image, int64 [M].
         folds: how many models have judged the pairs that they had not seen; 0 where one has judged all.
         own_truth: with folds, `against_truth` of the one model that has seen all pairs, at the same share.
     """
@@ -43,9 +41,9 @@ class Audit:
     share: float
     two_groups: bool
     truth: Mapping[str, float | None] | None
-    images: Tensor
+    own: PairScores
+    embedded: EmbeddedPairs
     first_rows: NDArray[np.int64]
-    persons: Tensor
     folds: int = 0
     own_truth: Mapping[str, float | None] | None = None
 
@@ -101,7 +99,7 @@ def audit_pairs(
         ValueError: it is a stream, lacks a column, is of one person, or the model gives NaN.
         ImportError: scikit-learn is not installed.
     """
-    own, images, first = score_pairs(model, processor, train, batch_size, num_workers, progress)
+    own, embedded, first = score_pairs(model, processor, train, batch_size, num_workers, progress)
     judging = own if cross is None else cross.scores
     score = judging.columns["score"]
     found = judge_pairs(score)
@@ -132,9 +130,9 @@ def audit_pairs(
         share,
         found.low is not None,
         None if clean is None else against_truth(score, share, np.array(clean)),
-        images,
+        own,
+        embedded,
         first,
-        torch.tensor(train["person_id"][:])[first],
         0 if cross is None else cross.folds,
         None if clean is None or cross is None else against_truth(own.columns["score"], share, np.array(clean)),
     )

@@ -18,11 +18,12 @@ from ..data.pair_sources import open_splits
 from ..data.records import PersonId, Record, describe
 from ..data.sources import SourceArguments
 from ..disk import whole_folder
+from .repairing import Repair
 from .suspects import Suspect
 
 DECISIONS = ("right", "wrong", "unsure")
 TABLE = "metadata"
-REMOVED = "removed.csv"
+REMOVED, REPAIRED = "removed.csv", "repaired.csv"
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,13 @@ def write_clean(
     train: datasets.Dataset,
     suspects: Sequence[Suspect],
     doubtful: Mapping[int, str],
+    repairs: Mapping[int, Repair] | None = None,
 ) -> list[str]:
     """Writes all splits as own pairs, without the doubtful ones of train; the others in their order, as they are.
 
     Images that are files stay where they are: `metadata.csv` names them relative to their folder. Images inside a data
-    set go along, in `metadata.parquet`. `removed.csv` lists what was left out, and why.
+    set go along, in `metadata.parquet`. `removed.csv` lists what was left out, and why; `repaired.csv` the pairs that
+    have another caption now.
 
     Args:
         folder: for both files.
@@ -143,31 +146,50 @@ def write_clean(
         train: the set that was audited, with its captions (they may have been moved).
         suspects: of its pairs.
         doubtful: rows to leave out, see `doubtful_rows`.
+        repairs: of them by row, see `find_repairs`: these stay, with another caption.
     Returns:
         the options with which scripts read it.
     Raises:
         ValueError: nothing would be left, or the records are not those of the set.
     """
-    if len(doubtful) == len(train):
+    repairs = repairs or {}
+    removed = {row: why for row, why in doubtful.items() if row not in repairs}
+    if len(removed) == len(train):
         raise ValueError(f"All {len(train):,} pairs are doubtful; nothing would be left. Raise --threshold.")
-    rows = list(_rows(source, train, doubtful))
+    captions = train["caption"][:]
+    said_of = {row: captions[repair.caption_row] for row, repair in repairs.items()}
+    rows = list(_rows(source, train, removed, said_of))
     first = source[0].images
     name = f"{TABLE}.csv" if isinstance(first, ImageFolder) else f"{TABLE}.parquet"
-    with whole_folder(folder, name, (f"{TABLE}.*",)) as part:
+    with whole_folder(folder, name, (f"{TABLE}.*", REPAIRED)) as part:
         if isinstance(first, ImageFolder):
             _write_csv(part / name, ("image", "caption", "person_id", "split"), [row[2:] for row in rows])
         else:
             _with_images(source, rows).to_parquet(str(part / name))
-        by_row = {suspect.row: suspect for suspect in suspects}
-        removed = [(by_row[row], why) for row, why in doubtful.items()]
-        lines = [(s.row, s.path, s.caption, s.person_id, s.probability, why) for s, why in removed]
-        _write_csv(part / REMOVED, ("row", "path", "caption", "person_id", "probability", "said_by"), lines)
+        pairs = {suspect.row: suspect for suspect in suspects if suspect.row in doubtful}
+        names = ("row", "path", "caption", "person_id", "probability", "said_by")
+        lines = [(*_told(pairs[row]), pairs[row].probability, why) for row, why in removed.items()]
+        _write_csv(part / REMOVED, names, lines)
+        if repairs:
+            names = ("row", "path", "caption", "person_id", "caption_now", "of_row", "probability", "probability_now")
+            _write_csv(
+                part / REPAIRED,
+                names,
+                [
+                    (*_told(pairs[row]), said_of[row], repair.caption_row, pairs[row].probability, repair.probability)
+                    for row, repair in repairs.items()
+                ],
+            )
     options = ["--pairs", str(folder)]
     return [*options, "--image_root", first.root] if isinstance(first, ImageFolder) else options
 
 
+def _told(suspect: Suspect) -> tuple[int, str, str, PersonId]:
+    return suspect.row, suspect.path, suspect.caption, suspect.person_id
+
+
 def _rows(
-    source: Sequence[SourceRecords], train: datasets.Dataset, doubtful: Collection[int]
+    source: Sequence[SourceRecords], train: datasets.Dataset, removed: Collection[int], said_of: Mapping[int, str]
 ) -> Iterable[tuple[int, int, str, str, PersonId, str]]:
     """Part, number of the record, path, caption, person and split of each pair that stays."""
     captions, present, row = train["caption"][:], set(train["image_path"][:]), 0
@@ -179,9 +201,9 @@ def _rows(
             for caption in record.captions:
                 if record.split in ("train", ""):
                     row += 1
-                    if row - 1 in doubtful or row > len(captions):
+                    if row - 1 in removed or row > len(captions):
                         continue
-                    caption = captions[row - 1]
+                    caption = said_of.get(row - 1, captions[row - 1])
                 yield place, record.number, record.image_path, caption, record.person_id, record.split or "train"
     if row != len(captions):
         raise ValueError(f"The source has {row:,} training pairs now, the audit saw {len(captions):,}; run it again.")
@@ -219,6 +241,8 @@ def _embedded(row: dict[str, Any]) -> dict[str, Any]:
 
 __all__ = [
     "DECISIONS",
+    "REMOVED",
+    "REPAIRED",
     "SourceRecords",
     "check_folder",
     "doubtful_rows",

@@ -65,7 +65,7 @@ def find_duplicates(
         near_threshold: cosine from which on images of two persons are nearly the same.
     """
     names = image_names(train.select(audit.first_rows))
-    near = near_images(audit.images, audit.persons, near_threshold)
+    near = near_images(audit.embedded.images.cpu(), audit.embedded.image_persons.cpu(), near_threshold)
     folders = (part.images if isinstance(part.images, ImageFolder) else None for part in source)
     return Duplicates(
         same_images((part.records, folder) for part, folder in zip(source, folders)),
