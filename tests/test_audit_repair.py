@@ -94,7 +94,8 @@ def test_a_pair_that_would_be_doubtful_too_is_not_made(cosine, made):
     before = found.own.columns["score"]
     wrong = 1 - judge_pairs(before).plausible
     for repair in repairs.values():
-        assert wrong[before <= score].max(initial=0) - 1e-5 <= repair.probability <= wrong[before >= score].min(initial=1) + 1e-5
+        least, most = wrong[before <= score].max(initial=0), wrong[before >= score].min(initial=1)
+        assert least - 1e-5 <= repair.probability <= most + 1e-5
     assert len(repairs) == 2
 
 
