@@ -12,7 +12,7 @@ import datasets
 from ..data.annotations import find_annotation, read_annotation
 from ..data.benchmarks import image_folder, known_benchmark
 from ..data.files import ImageFolder
-from ..data.pair_files import read_rows
+from ..data.pair_files import NO_PERSONS, read_rows
 from ..data.pair_records import read_pairs
 from ..data.pair_sources import open_splits
 from ..data.records import PersonId, Record, describe
@@ -33,10 +33,12 @@ class SourceRecords:
     Args:
         records: in their order, `split` filled in.
         images: the folder of their files, or a data set whose column `image` holds them by the record's number.
+        knows_persons: whether it is known whom they show; else each image is its own person.
     """
 
     records: list[Record]
     images: ImageFolder | datasets.Dataset
+    knows_persons: bool = True
 
 
 def read_records(source: SourceArguments) -> list[SourceRecords]:
@@ -54,7 +56,7 @@ def read_records(source: SourceArguments) -> list[SourceRecords]:
         # A bad row was an error when the set was loaded.
         pairs, _ = read_pairs(opened, source.columns, None, [])
         records = [record._replace(split=split or record.split) for record in pairs.records]
-        found.append(SourceRecords(records, pairs.images))
+        found.append(SourceRecords(records, pairs.images, source.knows_persons))
     return found
 
 
@@ -159,13 +161,17 @@ def write_clean(
     captions = train["caption"][:]
     said_of = {row: captions[repair.caption_row] for row, repair in repairs.items()}
     rows = list(_rows(source, train, removed, said_of))
-    first = source[0].images
+    first, persons = source[0].images, source[0].knows_persons
     name = f"{TABLE}.csv" if isinstance(first, ImageFolder) else f"{TABLE}.parquet"
     with whole_folder(folder, name, (f"{TABLE}.*", REPAIRED)) as part:
         if isinstance(first, ImageFolder):
-            _write_csv(part / name, ("image", "caption", "person_id", "split"), [row[2:] for row in rows])
+            columns, kept = ("image", "caption", "person_id", "split"), [row[2:] for row in rows]
+            if not persons:
+                columns, kept = ("image", "caption", "split"), [(*row[2:4], row[5]) for row in rows]
+            _write_csv(part / name, columns, kept)
         else:
-            _with_images(source, rows).to_parquet(str(part / name))
+            table = _with_images(source, rows)
+            (table if persons else table.remove_columns("person_id")).to_parquet(str(part / name))
         pairs = {suspect.row: suspect for suspect in suspects if suspect.row in doubtful}
         names = ("row", "path", "caption", "person_id", "probability", "said_by")
         lines = [(*_told(pairs[row]), pairs[row].probability, why) for row, why in removed.items()]
@@ -180,7 +186,7 @@ def write_clean(
                     for row, repair in repairs.items()
                 ],
             )
-    options = ["--pairs", str(folder)]
+    options = ["--pairs", str(folder), *([] if persons else ["--person_id_column", NO_PERSONS])]
     return [*options, "--image_root", first.root] if isinstance(first, ImageFolder) else options
 
 

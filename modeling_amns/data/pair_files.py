@@ -4,13 +4,15 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .files import relative_path
 from .records import TRUTH, PersonId, Record, check_caption, check_truth, describe, split_name
 
+# In the place of a column with person ids: there are none.
+NO_PERSONS = "none"
 # Tables that are understood.
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # A field of a CSV file may be as long as a caption that `check_caption` then refuses by name.
@@ -25,12 +27,56 @@ _NOTHING = frozenset(("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL"
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a table of pairs; `split` may be absent from the table."""
+    """Names of the columns of a table of pairs; `split` may be absent from the table.
+
+    Args:
+        caption: one column, or several that each hold a caption of the image.
+        person_id: `None` where nothing says who is shown: each image is then a person of its own.
+    """
 
     image: str = "image"
-    caption: str = "caption"
-    person_id: str = "person_id"
+    caption: tuple[str, ...] = ("caption",)
+    person_id: str | None = "person_id"
     split: str = "split"
+
+    @classmethod
+    def named(cls, image: str, caption: str | Sequence[str], person_id: str | None, split: str) -> "Columns":
+        """Of names as a user gives them.
+
+        Args:
+            caption: one name or several.
+            person_id: "none" or `None` where there is no such column.
+        Raises:
+            ValueError: no column of captions, or one twice.
+        """
+        captions = (caption,) if isinstance(caption, str) else tuple(caption)
+        if not captions or len(set(captions)) < len(captions):
+            found = ", ".join(captions) or "none"
+            raise ValueError(f"caption_column names columns of captions, each once; found {found}.")
+        return cls(image, captions, None if person_id == NO_PERSONS else person_id, split)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """All that a table must have."""
+        return (self.image, *self.caption, *(() if self.person_id is None else (self.person_id,)))
+
+    def captions(self, row: Mapping[str, object]) -> tuple[str, ...]:
+        """The captions of a row. Of several columns some may be empty; a ValueError says what is wrong."""
+        if len(self.caption) == 1:
+            return captions_of(row.get(self.caption[0]), self.caption[0])
+        given = {name: row.get(name) for name in self.caption}
+        given = {name: value for name, value in given.items() if value is not None and str(value).strip()}
+        if not given:
+            raise ValueError(f"{', '.join(self.caption)} are all empty, expected a caption in one of them")
+        return tuple(caption for name, value in given.items() for caption in captions_of(value, name))
+
+    def person(self, row: Mapping[str, object], image: str) -> PersonId:
+        """Whom a row shows; a ValueError says what is wrong.
+
+        Args:
+            image: what tells its image apart from others.
+        """
+        return image if self.person_id is None else own_id(row.get(self.person_id), self.person_id)
 
     def check(self, found: Iterable[str], source: str) -> bool:
         """Whether there is a split column.
@@ -39,11 +85,12 @@ class Columns:
             ValueError: one of the others is missing.
         """
         found = list(found)
-        lacking = [name for name in (self.image, self.caption, self.person_id) if name not in found]
+        lacking = [name for name in self.needed if name not in found]
         if lacking:
+            nobody = "; person_id_column none makes each image its own person" if self.person_id in lacking else ""
             raise ValueError(
                 f"{source} has no column {', '.join(lacking)}; its columns are {_names(found)}. "
-                "Name yours with image_column, caption_column, person_id_column and split_column."
+                f"Name yours with image_column, caption_column, person_id_column and split_column{nobody}."
             )
         return self.split in found
 
@@ -162,15 +209,12 @@ def to_records(
         try:
             split = split_name(row.get(columns.split), columns.split) if has_split else ""
             path = inside(row.get(columns.image), columns.image, root)
-            captions = captions_of(row.get(columns.caption), columns.caption)
-            person, truth = (
-                own_id(row.get(columns.person_id), columns.person_id),
-                check_truth(row.get(TRUTH), captions),
-            )
+            captions = columns.captions(row)
+            person, truth = columns.person(row, path), check_truth(row.get(TRUTH), captions)
             records.append(Record(number, person, path, captions, split, is_clean=truth))
         except ValueError as error:
             report(number, str(error))
-    return same_kind(records, source)
+    return records if columns.person_id is None else same_kind(records, source)
 
 
 def captions_of(value: object, name: str) -> tuple[str, ...]:
@@ -244,6 +288,7 @@ def inside(value: object, name: str, root: str) -> str:
 
 
 __all__ = [
+    "NO_PERSONS",
     "TABLES",
     "Columns",
     "captions_of",

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 
 from .files import ImageFolder, check_place
-from .pair_files import Columns, captions_of, own_id, read_rows, same_kind, to_records
+from .pair_files import Columns, read_rows, same_kind, to_records
 from .pair_sources import Opened, open_parquet
 from .records import TRUTH, Record, check_duplicates, check_truth, reporter, split_name
 
@@ -74,7 +74,7 @@ def read_pairs(
         images = images if names.image == "image" else images.rename_column(names.image, "image")
     else:
         if isinstance(data, datasets.Dataset):
-            wanted = [names.image, names.caption, names.person_id] + [names.split] * has_split
+            wanted = [*names.needed] + [names.split] * has_split
             wanted += [TRUTH] * (TRUTH in found)
             rows = data.select_columns(wanted)
         records = to_records(rows, names, has_split, title, opened.image_root, report)
@@ -112,19 +112,19 @@ def _image_records(
     )
     records = []
     told = rows[TRUTH][:] if TRUTH in rows.column_names else [None] * len(rows)
-    values = zip(numbers, rows[names.person_id][:], rows[names.caption][:], keys["key"][:], keys["file"][:], told)
-    for number, person, caption, key, file, right in values:
+    texts = rows.select_columns([name for name in names.needed if name != names.image])
+    for number, row, key, file, right in zip(numbers, texts, keys["key"][:], keys["file"][:], told):
         try:
             if not key:
                 raise ValueError(f"{names.image} is nothing (null), expected an image")
             if key == file and opened.places is not None:
                 check_place(file, opened.places, names.image)
-            captions = captions_of(caption, names.caption)
-            own, truth = own_id(person, names.person_id), check_truth(right, captions)
+            captions = names.captions(row)
+            own, truth = names.person(row, key), check_truth(right, captions)
             records.append(Record(number, own, key, captions, splits[number], file, truth))
         except ValueError as error:
             report(number, str(error))
-    return same_kind(records, opened.title)
+    return records if names.person_id is None else same_kind(records, opened.title)
 
 
 def _image_keys(batch: dict[str, list], column: str) -> dict[str, list]:

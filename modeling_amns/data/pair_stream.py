@@ -1,6 +1,7 @@
 """Pairs that are read when they are needed: tables too large for a cache, data sets too large for a disk."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet
 
 from ..brief import in_short
 from .files import ImageFolder, check_place
-from .pair_files import Columns, captions_of, inside, own_id, read_rows, whole_number
+from .pair_files import Columns, inside, own_id, read_rows, whole_number
 from .pair_sources import Opened
 from .records import check_person_id, describe, split_name
 from .tables import columns
@@ -41,7 +42,7 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
     if isinstance(data, Path):
         first = next(_table_rows(data), None)
         # A tuple: lists would be shared out among the readers as shards.
-        wanted = (names.image, names.caption, names.person_id, names.split)
+        wanted = (*names.needed, names.split)
         stream = datasets.IterableDataset.from_generator(_only, gen_kwargs={"file": data, "wanted": wanted})
     else:
         stream = data.to_iterable_dataset() if isinstance(data, datasets.Dataset) else data.with_format(None)
@@ -101,8 +102,8 @@ def _to_pairs(
             if split is not None and split_name(row[names.split], names.split) != split:
                 continue
             image, path = read_image(row[names.image])
-            person = _class_of(row[names.person_id], names.person_id)
-            captions = captions_of(row[names.caption], names.caption)
+            person = _class_of(row[names.person_id], names.person_id) if names.person_id else _image_id(image, path)
+            captions = names.captions(row)
         except ValueError as error:
             raise ValueError(f"{title}, row {number} (counted from 0): {error}.") from None
         for caption in captions:
@@ -126,6 +127,12 @@ def _class_of(value: object, name: str) -> int:
         return check_person_id(number, name)
     except ValueError as error:
         raise ValueError(f"{error}. A stream cannot number persons anew; streaming=False can") from None
+
+
+def _image_id(image: dict[str, Any], path: str) -> int:
+    """A number for an image that is its own person, the same wherever it is met."""
+    data = path.encode() if image["bytes"] is None else image["bytes"]
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) >> 1
 
 
 def _image_of_column(value: object, name: str, places: tuple[Path, ...] | None) -> Image:

@@ -1,6 +1,7 @@
 """Your own pairs as `datasets`, with the columns of the benchmarks: from a table with image paths or a data set."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -20,8 +21,8 @@ def load_pairs(
     split: str | None = None,
     image_root: str | Path | None = None,
     image_column: str = "image",
-    caption_column: str = "caption",
-    person_id_column: str = "person_id",
+    caption_column: str | Sequence[str] = "caption",
+    person_id_column: str | None = "person_id",
     split_column: str = "split",
     streaming: bool = False,
     on_missing: str = "error",
@@ -38,7 +39,8 @@ def load_pairs(
         split: `train`, `val` or `test`; None takes a source without splits whole, as training pairs.
         image_root: folder that holds all images, by default that of the file. Paths are relative to it or lie in it.
         image_column, caption_column, person_id_column, split_column: names in the source. A caption may be a list of
-            captions of the same image.
+            captions of the same image, and several columns may each hold one; where some are empty, the others count.
+            `None` or "none" as `person_id_column`: nothing says who is shown, and each image is a person of its own.
         streaming: train only: rows are read when they are needed, and no cache is written.
         on_missing: as for `load_benchmark`; a stream takes `error` only, as nobody counts what it would leave out.
     Returns:
@@ -49,7 +51,8 @@ def load_pairs(
         captions one each, or one for all) has it in `train` too: only what scores a method looks at it.
         With `streaming` an `IterableDataset` of `image`, `caption`, `person_id`, `image_path`, and no `is_clean`: ids
         cannot be renumbered nor images counted before they are read, so ids must be whole numbers from 0 already, and
-        a model with an identity loss needs `num_identities` above the largest.
+        a model with an identity loss needs `num_identities` above the largest. Where each image is its own person,
+        the ids of a stream are hashes.
     Raises:
         ValueError: a column is missing, a row is not what it should be (in a stream when it is reached), the split is
             not there, an image lies outside `image_root`.
@@ -71,7 +74,7 @@ def load_pairs(
         ['guest 17']
     """
     check_options(split or "train", on_missing)
-    names = Columns(image_column, caption_column, person_id_column, split_column)
+    names = Columns.named(image_column, caption_column, person_id_column, split_column)
     if streaming:
         if split not in (None, "train"):
             raise ValueError(f"streaming is for training; {split} is ranked as a whole: load it with streaming=False.")

@@ -34,8 +34,14 @@ class SourceArguments:
     )
     image_root: str | None = field(default=None, metadata={"help": "Folder of own images; default that of the file."})
     image_column: str = field(default="image", metadata={"help": "Column of own pairs that holds image or path."})
-    caption_column: str = field(default="caption", metadata={"help": "Column of own pairs that holds the caption."})
-    person_id_column: str = field(default="person_id", metadata={"help": "Column of own pairs that names the person."})
+    caption_column: list[str] = field(
+        default_factory=lambda: ["caption"],
+        metadata={"help": "Column of own pairs that holds the caption; or several, each with one of the image."},
+    )
+    person_id_column: str = field(
+        default="person_id",
+        metadata={"help": "Column of own pairs that names the person; none makes each image its own person."},
+    )
     split_column: str = field(
         default="split", metadata={"help": "Column of own pairs that says train, val or test for each pair."}
     )
@@ -46,6 +52,9 @@ class SourceArguments:
     def __post_init__(self):
         if self.val_split not in ("val", "test"):
             raise ValueError(f"val_split must be val or test, found {self.val_split!r}.")
+        if isinstance(self.caption_column, str):
+            self.caption_column = [self.caption_column]
+        _ = self.columns  # a column twice is said now
 
     @property
     def name(self) -> str:
@@ -67,7 +76,12 @@ class SourceArguments:
     @property
     def columns(self) -> Columns:
         """Names of the columns of own pairs."""
-        return Columns(self.image_column, self.caption_column, self.person_id_column, self.split_column)
+        return Columns.named(self.image_column, self.caption_column, self.person_id_column, self.split_column)
+
+    @property
+    def knows_persons(self) -> bool:
+        """Whether pairs say whom they show; else each image is its own person."""
+        return not self.pairs or self.columns.person_id is not None
 
     def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
         """A split as `load_benchmark` returns it; errors as there and in `load_pairs`."""
