@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.long_captions import refuse_long
 from ..embedding import embed_images, embed_texts
 from ..protocols import MaskedEncoder, PairProcessor
 from .scoring import compare_pairs
@@ -53,8 +54,11 @@ def score_pairs(
         raise ValueError(f"The data set lacks {', '.join(lacking)}; it has {', '.join(train.column_names)}.")
     _, first, image_of = np.unique(train["image_id"][:], return_index=True, return_inverse=True)
     persons = torch.tensor(train["person_id"][:])
+    captions = train["caption"][:]
+    # Before the images, which take longer.
+    refuse_long(processor, captions, "Pairs to audit")
     images = embed_images(model, processor, train.select(first), batch_size, num_workers, progress)
-    texts = embed_texts(model, processor, train["caption"][:], batch_size, progress)
+    texts = embed_texts(model, processor, captions, batch_size, progress, "Pairs to audit")
     temperature = float(torch.exp(-model.logit_scale.detach().float()))
     # On the accelerator where there is one; there the comparison costs next to nothing.
     there = model.device

@@ -84,12 +84,18 @@ class TorchEncoder:
         tokens = processor(text=[_PROBE], padding=False)["input_ids"][0]
         self.identity = identity(model_fingerprint(model), made, tokens)
 
+    @property
+    def long_captions(self) -> str:
+        """What becomes of a sentence of more than `max_tokens`, see `captions_amns.LONG_CAPTIONS`."""
+        return self.processor.long_captions
+
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See `Encoder`."""
         from ..embedding import embed_texts
 
         with _fast_on(self.model.device):
-            return embed_texts(self.model, self.processor, list(texts)).numpy()
+            # Who asks is told by `queries.cut_sentences`.
+            return embed_texts(self.model, self.processor, list(texts), what=None).numpy()
 
     def token_count(self, text: str) -> int:
         """See `Encoder`."""
