@@ -6,7 +6,6 @@ python scripts/audit_noise.py outputs/mine --pairs pairs.csv --write_clean clean
 """
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from accelerate import PartialState
 from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.audit.auditing import audit_pairs, image_names, run_losses
 from modeling_amns.audit.cleaning import (
+    change,
     check_folder,
     doubtful_rows,
     read_decisions,
@@ -27,6 +27,7 @@ from modeling_amns.audit.duplicates import find_duplicates
 from modeling_amns.audit.fold_arguments import FoldArguments
 from modeling_amns.audit.sheet import audit_sheet
 from modeling_amns.audit.table import check_output, write_table
+from modeling_amns.captions_amns import check_long_captions
 from modeling_amns.cli import parse, run_script
 from modeling_amns.data.collator import undecoded
 from modeling_amns.data.images import decode_image
@@ -66,6 +67,10 @@ class AuditArguments:
     image_size: list[int] | None = field(
         default=None, metadata={"help": "Height and width, default the checkpoint's; CLIP checkpoints need it."}
     )
+    long_captions: str | None = field(
+        default=None,
+        metadata={"help": "Captions longer than the text encoder: cut, refuse or windows; default the checkpoint's."},
+    )
     batch_size: int = field(default=128, metadata={"help": "Images or captions at a time."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     device: str | None = field(default=None, metadata={"help": "Default: the accelerator if there is one."})
@@ -77,6 +82,8 @@ class AuditArguments:
         for path, kind in ((self.duplicates, ".json"), (self.sheet, ".html")):
             if path is not None:
                 check_output(path, self.overwrite, (kind,))
+        if self.long_captions is not None:
+            check_long_captions(self.long_captions)
         if self.sheet_pairs < 1:
             raise ValueError(f"--sheet_pairs must be at least 1, found {self.sheet_pairs}.")
         if self.write_clean is not None:
@@ -91,6 +98,7 @@ class AuditArguments:
     def load(self, name: str | Path) -> tuple[AMNSModel, AMNSProcessor]:
         """A checkpoint on its device."""
         model, processor = load_checkpoint(name, self.image_size)
+        processor.long_captions = self.long_captions or processor.long_captions
         return model.to(self.device or PartialState().device), processor
 
 
@@ -131,17 +139,6 @@ def main() -> int:
     # Threads of a group that is left to the end of the interpreter can abort it.
     PartialState().destroy_process_group()
     return 0
-
-
-def change(doubtful: dict[int, str], pairs: int, decisions: dict[int, str], folder: str, options: list[str]) -> str:
-    """What the clean set lacks, and how to read it."""
-    by_hand = sum(why == "decision" for why in doubtful.values())
-    kept = sum(decision == "right" for decision in decisions.values())
-    return (
-        f"Wrote {folder} without {len(doubtful):,} of {pairs:,} training pairs ({len(doubtful) - by_hand:,} by the "
-        f"model, {by_hand:,} by decisions, which keep {kept:,}); {Path(folder) / 'removed.csv'} lists them. Train "
-        f"with\n  {shlex.join(options)}"
-    )
 
 
 if __name__ == "__main__":

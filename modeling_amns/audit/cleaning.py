@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,17 @@ def _embedded(row: dict[str, Any]) -> dict[str, Any]:
     image = row["image"]
     data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     return {"image": {"bytes": data, "path": os.path.basename(image["path"] or "") or None}}
+
+
+def change(doubtful: dict[int, str], pairs: int, decisions: dict[int, str], folder: str, options: list[str]) -> str:
+    """What the clean set lacks, and how to read it."""
+    by_hand = sum(why == "decision" for why in doubtful.values())
+    kept = sum(decision == "right" for decision in decisions.values())
+    return (
+        f"Wrote {folder} without {len(doubtful):,} of {pairs:,} training pairs ({len(doubtful) - by_hand:,} by the "
+        f"model, {by_hand:,} by decisions, which keep {kept:,}); {Path(folder) / 'removed.csv'} lists them. Train "
+        f"with\n  {shlex.join(options)}"
+    )
 
 
 __all__ = [

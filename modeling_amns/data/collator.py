@@ -21,7 +21,6 @@ from .long_captions import CUT, WINDOWS, LongCaptions, read_captions, windows_of
 from .sampler import PairKey
 from .transforms import Augmentation, flip_and_crop
 
-
 # Apart from the draws of the augmentation.
 _WINDOW = 1
 

@@ -85,7 +85,7 @@ def read_captions(processor: PairProcessor, captions: Sequence[str]) -> tuple[li
 
 
 def count_long(processor: PairProcessor, captions: Sequence[str]) -> LongCaptions:
-    """Counts the captions of more than `processor.max_tokens` tokens, holding the tokens of some thousands at a time."""
+    """Counts captions of more than `processor.max_tokens` tokens, holding the tokens of some thousands at a time."""
     rows: list[int] = []
     longest = 0
     for start in range(0, len(captions), _BATCH):
@@ -96,7 +96,7 @@ def count_long(processor: PairProcessor, captions: Sequence[str]) -> LongCaption
 
 
 def refuse_long(processor: PairProcessor, captions: Sequence[str], what: str, name: str = "row") -> None:
-    """Before work starts: a ValueError where long captions are to be refused and there are some; else costs nothing."""
+    """A ValueError where there are long captions and the processor refuses them; else nothing is counted."""
     if check_long_captions(processor.long_captions) == REFUSE:
         count_long(processor, captions).say(REFUSE, what, name)
 
