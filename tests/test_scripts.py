@@ -167,7 +167,7 @@ def test_a_model_is_evaluated_on_several_benchmarks_as_on_each(trained, tmp_path
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "audit_noise.py"])
-def test_a_choice_for_long_captions_that_there_is_not_is_refused_before_any_work(
+def test_an_unknown_choice_for_long_captions_is_refused_before_any_work(
     tmp_path, script, monkeypatch, capsys
 ):
     options = tmp_path, "--data_root", tmp_path, "--long_captions", "split"
