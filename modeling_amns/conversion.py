@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
@@ -21,7 +20,6 @@ from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .foreign_files import (
     HEAD_WIDTH,
     OPENCLIP_CONFIG,
-    encoder_prefix,
     existing,
     openclip_preprocessing,
     openclip_settings,
@@ -30,6 +28,7 @@ from .foreign_files import (
     unwrap,
     weights_file,
 )
+from .foreign_layouts import read_encoders, refuse_unknown
 from .image_modes_amns import size_pair
 from .modeling_amns import AMNSModel
 from .processing_amns import AMNSImageProcessor
@@ -38,11 +37,7 @@ logger = logging.get_logger(__name__)
 
 # CLIP's byte-pair vocabulary; its last two ids are the start and the end token.
 CLIP_VOCABULARY = 49408
-# IRRA and RDE train with a fixed temperature that their files don't hold.
-PEER_TEMPERATURE = 0.02
 
-# What OpenAI's archives carry beside the weights.
-_OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
 _NAMES = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
@@ -152,19 +147,16 @@ def convert_preprocessing(path: str | Path, image_size: int | Sequence[int] | No
     else:
         file = weights_file(path)
         try:
-            tensors, _ = unwrap(read_checkpoint(file))
-            prefix = encoder_prefix(tensors)
+            tensors, _, origin = read_encoders(unwrap(read_checkpoint(file))[0])
             if image_size is None:
-                positions = len(tensors[f"{prefix}visual.positional_embedding"]) - 1
-                patch = tensors[f"{prefix}visual.conv1.weight"].shape[-1]
+                positions = len(tensors["visual.positional_embedding"]) - 1
+                patch = tensors["visual.conv1.weight"].shape[-1]
                 native = openclip_settings(file.with_name(OPENCLIP_CONFIG)).get("native_size")
                 image_size, _ = _native_grid(positions, patch, None, None, native)
             height, width = size_pair(image_size)
-            fields = openclip_preprocessing(file.with_name(OPENCLIP_CONFIG))
+            fields = {**openclip_preprocessing(file.with_name(OPENCLIP_CONFIG)), **origin.preprocessing}
         except (KeyError, ValueError) as error:
             raise ValueError(f"{file}: {error}") from error
-        if "base_model" in prefix:
-            fields["resample"] = Image.Resampling.BILINEAR
     size = {"height": height, "width": width}
     return AMNSImageProcessor(**{**fields, "size": size, "crop_size": size, "do_center_crop": False})
 
@@ -184,32 +176,21 @@ def convert_state_dict(
     Returns:
         the model, and the keys of the checkpoint that are no part of it.
     """
-    tensors, left_over = unwrap(checkpoint)
-    prefix = encoder_prefix(tensors)
-    left_over += [key for key in tensors if not key.startswith(prefix)]
-    # OpenCLIP's CustomTextCLIP puts the text encoder under a name of its own.
-    encoder = {
-        key[len(prefix) :].removeprefix("text."): value for key, value in tensors.items() if key.startswith(prefix)
-    }
+    tensors, around = unwrap(checkpoint)
+    encoder, left_over, origin = read_encoders(tensors)
     renamed, unknown = _rename(encoder)
-    foreign = [key for key in unknown if key.startswith(("visual.", "transformer.", "text_projection"))]
-    if foreign:
-        raise ValueError(
-            f"the encoders have {len(foreign)} weights that CLIP's ViT has not ({some(foreign)}); without them the "
-            "features would differ. Only models of CLIP's shape can be converted."
-        )
-    left_over += [prefix + key for key in unknown]
+    refuse_unknown(unknown)
+    left_over += around
+    if origin.note:
+        logger.warning(origin.note)
 
-    peer = "base_model" in prefix
-    if hidden_act is None:
-        hidden_act = "quick_gelu" if peer or set(encoder) >= _OPENAI_MARKS else _guess_activation(encoder)
+    hidden_act = hidden_act or origin.hidden_act or _guess_activation(encoder)
     image_size = None if image_size is None else list(size_pair(image_size))
     model = AMNSModel(_config(encoder, image_size, stride, hidden_act, head_width, native_size))
     if "logit_scale" not in renamed:
-        renamed["logit_scale"] = torch.tensor(math.log(1 / PEER_TEMPERATURE)) if peer else model.logit_scale.detach()
-    missing = sorted(set(model.state_dict()) - set(renamed))
-    if missing:
-        raise ValueError(f"{len(missing)} weights of CLIP are missing: {some(missing)}.")
+        known = origin.temperature
+        renamed["logit_scale"] = torch.tensor(math.log(1 / known)) if known else model.logit_scale.detach()
+    _check_whole(model, renamed)
     model.load_state_dict(renamed)
     if image_size is not None or stride is not None:
         model.resize_grid(image_size or model.config.image_size, stride)
@@ -255,6 +236,20 @@ def _rename(encoder: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]
     return renamed, unknown
 
 
+def _check_whole(model: AMNSModel, renamed: Mapping[str, Tensor]) -> None:
+    """A ValueError where weights are missing, have no place in the model, or another shape than the others imply."""
+    wanted = model.state_dict()
+    if missing := sorted(set(wanted) - set(renamed)):
+        raise ValueError(f"{len(missing)} weights of CLIP are missing: {some(missing)}.")
+    refuse_unknown(sorted(set(renamed) - set(wanted)))
+    if other := [name for name in wanted if wanted[name].shape != renamed[name].shape]:
+        name = other[0]
+        raise ValueError(
+            f"{len(other)} weights have another shape than the rest of the file asks for, {name} first: found "
+            f"{list(renamed[name].shape)}, expected {list(wanted[name].shape)}. Is it put together from two models?"
+        )
+
+
 def _layer(block: re.Match) -> str:
     return f"{'vision' if block[1] else 'text'}_model.encoder.layers.{block[2]}"
 
@@ -297,10 +292,12 @@ def _config(
     ):
         if not heads.is_integer():
             raise ValueError(f"an encoder is {channels} wide, which heads of its head width don't divide.")
-        blocks = {match[2] for key in encoder if (match := _BLOCK.fullmatch(key)) and (match[1] or "") == tower}
+        blocks = {int(found[2]) for key in encoder if (found := _BLOCK.fullmatch(key)) and (found[1] or "") == tower}
         hidden = encoder.get(f"{tower}transformer.resblocks.0.mlp.c_fc.weight")
         if hidden is None:
             raise ValueError(f"no transformer blocks under {tower}transformer.resblocks.")
+        if gaps := set(range(max(blocks))) - blocks:
+            raise ValueError(f"blocks are missing under {tower}transformer.resblocks: {some(map(str, gaps))}.")
         part |= {"hidden_size": channels, "num_hidden_layers": len(blocks), "num_attention_heads": int(heads)}
         part |= {"intermediate_size": len(hidden), "hidden_act": hidden_act, "projection_dim": projection}
     return AMNSConfig(vision_config=vision, text_config=text, projection_dim=projection)

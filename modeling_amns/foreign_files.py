@@ -20,7 +20,6 @@ OPENCLIP_CONFIG = "open_clip_config.json"
 OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 _CONTAINERS = ("model", "state_dict", "model_state_dict")
-_ANCHOR = "visual.class_embedding"
 
 
 def existing(path: str | Path) -> Path:
@@ -128,25 +127,6 @@ def unwrap(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, left_over
 
 
-def encoder_prefix(tensors: Mapping[str, Tensor]) -> str:
-    """What stands before `visual.class_embedding`: nothing in CLIP and OpenCLIP, `base_model.` in IRRA and RDE."""
-    found = [key[: -len(_ANCHOR)] for key in tensors if key == _ANCHOR or key.endswith("." + _ANCHOR)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"holds several image encoders, under {some(found)}. Save the one you want by itself.")
-    for mark, kind in {
-        "visual.layer1.": "a ResNet, only CLIP's vision transformers can be converted",
-        "visual.trunk.": "a timm image encoder, only CLIP's own vision transformers can be converted",
-        "vision_model.embeddings.": "transformers' layout without its configuration; pass the folder with config.json",
-    }.items():
-        if any(mark in key for key in tensors):
-            raise ValueError(f"this is {kind}.")
-    raise ValueError(
-        f"no key ends with {_ANCHOR}, so this is no CLIP, OpenCLIP, IRRA or RDE file; found {some(tensors)}."
-    )
-
-
 def some(names: Iterable[str]) -> str:
     """The first few of many names, for an error."""
     names = sorted(names)
@@ -156,7 +136,6 @@ def some(names: Iterable[str]) -> str:
 __all__ = [
     "HEAD_WIDTH",
     "OPENCLIP_CONFIG",
-    "encoder_prefix",
     "existing",
     "openclip_preprocessing",
     "openclip_settings",
