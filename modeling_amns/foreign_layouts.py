@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +22,8 @@ _ANCHOR = "visual.class_embedding"
 _OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
 # OpenCLIP's CustomTextCLIP puts the text encoder under a name of its own.
 _TEXT_PREFIXES = ("text.",)
+# Long-CLIP (model/model_longclip.py) takes the first rows of one table of positions, all others of a second one.
+_SECOND_TABLE, _FROM_FIRST = "positional_embedding_res", 20
 # IRRA's and RDE's classes, which their followers kept.
 _TOKEN_SELECTION = re.compile(r"(visul|texual)_emb_layer\.")
 # Beside the encoders, and no part of a feature: IRRA's heads, OpenCLIP's bias of the sigmoid loss and causal mask.
@@ -112,6 +115,10 @@ def read_encoders(tensors: Mapping[str, Tensor]) -> Encoders:
         if name in encoders:
             raise ValueError(f"holds two text encoders, both have {name}. Save the one you want by itself.")
         encoders[name] = inside[key]
+    if _SECOND_TABLE in encoders:
+        encoders["positional_embedding"] = _one_table(
+            encoders.get("positional_embedding"), encoders.pop(_SECOND_TABLE)
+        )
     return Encoders(encoders, beside + [prefix + key for key in heads], _origin(prefix, tensors))
 
 
@@ -128,11 +135,20 @@ def refuse_unknown(names: Iterable[str]) -> None:
     )
 
 
+def _one_table(first: Tensor | None, second: Tensor) -> Tensor:
+    """Positions of Long-CLIP, whose two tables [248, width] never apply to the same one."""
+    if first is None or first.shape != second.shape or len(second) <= _FROM_FIRST:
+        shapes = f"{None if first is None else list(first.shape)} and {list(second.shape)}"
+        raise ValueError(f"Long-CLIP's two tables of positions must have one shape, longer than 20; found {shapes}.")
+    return torch.cat([first[:_FROM_FIRST], second[_FROM_FIRST:].to(first.dtype)])
+
+
 def _origin(prefix: str, tensors: Iterable[str]) -> Origin:
     names = set(tensors)
     if prefix.endswith("base_model."):
         return _RDE if any(_TOKEN_SELECTION.match(name) for name in names) else _IRRA
-    return Origin("quick_gelu" if names >= _OPENAI_MARKS else None)
+    known = prefix + _SECOND_TABLE in names or names >= _OPENAI_MARKS
+    return Origin("quick_gelu" if known else None)
 
 
 def _encoder_prefix(tensors: Mapping[str, Tensor]) -> str:

@@ -80,7 +80,9 @@ def save_processor(source: str | Path | None, checkpoint: Path, folder: Path, mo
     except FileNotFoundError as error:
         return f"saved without a processor: {error}"
     processor = AMNSProcessor(images, tokenizer)
-    processor.max_tokens = min(processor.max_tokens, model.config.text_config.max_position_embeddings)
+    # OpenAI's tokenizer stops at 77 tokens, where Long-CLIP goes on; a folder's own knows its limit.
+    positions = model.config.text_config.max_position_embeddings
+    processor.max_tokens = min(processor.max_tokens, positions) if source == checkpoint else positions
     processor.save_pretrained(folder)
     return "OpenAI's tokenizer" if source is None else f"tokenizer of {source}"
 

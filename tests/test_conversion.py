@@ -41,6 +41,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.clip_tokenizer import clip_tokenizer
 from modeling_amns.conversion import convert_checkpoint, convert_preprocessing, read_checkpoint
+from modeling_amns.loading import load_checkpoint
 
 SCRIPT = str(Path(__file__).parent.parent / "scripts" / "convert_checkpoint.py")
 
@@ -518,6 +519,18 @@ def test_script_writes_a_folder_that_from_pretrained_loads(tmp_path, monkeypatch
     assert run_script(monkeypatch, irra, tmp_path / "irra", "--processor", tmp_path / "clip") == 0
     assert AMNSProcessor.from_pretrained(tmp_path / "irra").image_processor.resample == Image.Resampling.BILINEAR
     assert not any("resblocks" in key for key in model.state_dict())
+
+
+def test_captions_of_a_long_clip_file_are_cut_at_its_248_tokens(tmp_path, monkeypatch, processor):
+    weights = openai_weights(vocab=len(processor.tokenizer))
+    table = torch.randn(248, 64, generator=torch.Generator().manual_seed(1))
+    weights |= {"positional_embedding": table, "positional_embedding_res": table}
+    processor.save_pretrained(tmp_path / "clip")
+    file = saved(tmp_path, weights, "longclip-B.pt")
+    assert run_script(monkeypatch, file, tmp_path / "out", "--processor", tmp_path / "clip") == 0
+    model, converted = load_checkpoint(tmp_path / "out")
+    ids = converted(text="a red coat " * 200, return_tensors="pt").input_ids
+    assert ids.shape == (1, 248) and model.get_text_features(ids).pooler_output.shape == (1, 32)
 
 
 def test_script_fails_with_one_line(tmp_path, monkeypatch, capsys):

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from foreign_weights import CROP, IRRA_HEADS, RDE_HEADS, assert_equals_reference, openai_weights, saved
+from foreign_weights import (
+    CROP,
+    IRRA_HEADS,
+    RDE_HEADS,
+    VOCAB,
+    assert_equals_reference,
+    captions,
+    images,
+    openai_weights,
+    reference_image_features,
+    reference_text_features,
+    saved,
+)
 
 from modeling_amns.conversion import convert_checkpoint
 
@@ -90,3 +102,52 @@ def test_token_selection_is_left_behind_aloud(tmp_path, caplog):
     content, weights = peers_file(IRRA_HEADS)
     convert_checkpoint(saved(tmp_path, content))
     assert "similarity" not in caplog.text and "5 keys are left over" not in caplog.text
+
+
+LONG_CLIP_TOKENS = 248
+
+
+def long_clip_weights():
+    """As Long-CLIP's code saves them: two tables of positions, the second trained beyond its twentieth row."""
+    weights, generator = openai_weights(), torch.Generator().manual_seed(1)
+    weights.pop("positional_embedding")
+    tables = torch.randn(2, LONG_CLIP_TOKENS, 64, generator=generator)
+    return {"positional_embedding": tables[0], "positional_embedding_res": tables[1], **weights}
+
+
+def long_clip_text_features(weights, tokens):
+    """`encode_text` of Long-CLIP (model/model_longclip.py) in float64: both tables, each under its mask."""
+    weights = {key: value.double() for key, value in weights.items()}
+    kept = torch.zeros(LONG_CLIP_TOKENS, 1, dtype=torch.float64)
+    kept[:20] = 1
+    beyond = torch.zeros(LONG_CLIP_TOKENS, 1, dtype=torch.float64)
+    beyond[20:] = 1
+    positions = weights["positional_embedding"] * kept + weights["positional_embedding_res"] * beyond
+    return reference_text_features({**weights, "positional_embedding": positions}, tokens)
+
+
+def test_long_clip_reads_captions_of_248_tokens_as_its_own_code_does(tmp_path, caplog):
+    weights = long_clip_weights()
+    model = convert_checkpoint(saved(tmp_path, weights))
+    assert model.config.text_config.max_position_embeddings == LONG_CLIP_TOKENS
+    tokens = captions(context=LONG_CLIP_TOKENS)
+    tokens[0, 2], tokens[0, 19], tokens[1, 7], tokens[1, 20] = 5, VOCAB - 1, 6, VOCAB - 1
+    tokens = torch.cat([tokens, tokens.new_full((1, LONG_CLIP_TOKENS), 9)])
+    tokens[-1, 150] = VOCAB - 1
+    with torch.no_grad():
+        found = model.get_text_features(tokens).pooler_output.double()
+    torch.testing.assert_close(found, long_clip_text_features(weights, tokens), atol=1e-5, rtol=1e-5)
+    pixels = images().double()
+    expected = reference_image_features({key: value.double() for key, value in weights.items()}, pixels)
+    with torch.no_grad():
+        found = model.get_image_features(pixels.float()).pooler_output.double()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("rows", [20, 247])
+def test_tables_of_long_clip_that_do_not_fit_are_refused(tmp_path, rows):
+    weights = long_clip_weights()
+    weights["positional_embedding_res"] = weights["positional_embedding_res"][:rows]
+    with pytest.raises(ValueError, match=rf"Long-CLIP's two tables .* \[248, 64\] and \[{rows}, 64\]"):
+        convert_checkpoint(saved(tmp_path, weights))
