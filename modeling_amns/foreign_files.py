@@ -3,9 +3,10 @@
 import json
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -19,6 +20,26 @@ HEAD_WIDTH = 64
 OPENCLIP_CONFIG = "open_clip_config.json"
 OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
+
+class _Ignored:
+    """In the place of what is no weight: takes what it is given and keeps nothing."""
+
+    def __init__(self, *values: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# What stands for plain records and numbers beside weights (TBPS-CLIP's configuration and learning rates, options of
+# argparse): their own classes are not imported.
+_STAND_INS = [
+    (OrderedDict, "easydict.EasyDict"),
+    (OrderedDict, "argparse.Namespace"),
+    (_Ignored, "numpy.dtype"),
+    (_Ignored, "numpy.core.multiarray.scalar"),
+    (_Ignored, "numpy._core.multiarray.scalar"),
+]
 _CONTAINERS = ("model", "state_dict", "model_state_dict")
 
 
@@ -48,7 +69,8 @@ def weights_file(path: Path) -> Path:
 def read_checkpoint(file: str | Path) -> dict:
     """Content of a checkpoint file, on the CPU; a pickle that holds anything but tensors and plain values is refused.
 
-    Of TorchScript archives the tensors are read, none of their code.
+    Of TorchScript archives the tensors are read, none of their code. Configurations (`easydict.EasyDict`,
+    `argparse.Namespace`) and numpy's numbers are passed over: their packages are not imported.
     """
     file = Path(file)
     try:
@@ -57,7 +79,9 @@ def read_checkpoint(file: str | Path) -> dict:
         elif is_torchscript(file):
             content = read_torchscript(file)
         else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            # torch declares a list of functions, and takes names beside them.
+            with torch.serialization.safe_globals(cast(list, _STAND_INS)):
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         match = re.search(r"Unsupported .*?(?= was not|$)", str(error), re.MULTILINE)
         found = match[0] if match else "no plain torch.save"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .foreign_files import some
 
@@ -20,15 +21,17 @@ PEER_TEMPERATURE = 0.02
 _ANCHOR = "visual.class_embedding"
 # What OpenAI's archives carry beside the weights.
 _OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
-# OpenCLIP's CustomTextCLIP puts the text encoder under a name of its own.
-_TEXT_PREFIXES = ("text.",)
+# OpenCLIP's CustomTextCLIP and TBPS-CLIP put the text encoder under a name of its own.
+_TBPS_TEXT = "encode_text."
+_TEXT_PREFIXES = ("text.", _TBPS_TEXT)
 # Long-CLIP (model/model_longclip.py) takes the first rows of one table of positions, all others of a second one.
 _SECOND_TABLE, _FROM_FIRST = "positional_embedding_res", 20
 # IRRA's and RDE's classes, which their followers kept.
 _TOKEN_SELECTION = re.compile(r"(visul|texual)_emb_layer\.")
-# Beside the encoders, and no part of a feature: IRRA's heads, OpenCLIP's bias of the sigmoid loss and causal mask.
+# Beside the encoders, and no part of a feature: heads of IRRA and TBPS-CLIP, OpenCLIP's bias of the sigmoid loss and
+# causal mask.
 _HEADS = re.compile(
-    r"(classifier|cross_attn|cross_modal_transformer|ln_pre_[it]|ln_post|mlm_head|(visul|texual)_emb_layer)\."
+    r"(classifier|cross_attn|cross_modal_transformer|ln_pre_[it]|ln_post|mlm_head|simclr_mlp|(visul|texual)_emb_layer)\."
     r"|(logit_bias|attn_mask|input_resolution|context_length|vocab_size)$"
 )
 # Beside an encoder under a name of its own, all but these may be left behind.
@@ -81,6 +84,10 @@ _RDE = _IRRA._replace(
     note="Half of the similarity is left behind: RDE, CECA and ICL rank by the sum of a global similarity and one of "
     "selected tokens (visul_emb_layer, texual_emb_layer). This model has the global one: compare it with their "
     "figures for that half (BGE), not with those of the sum (BGE+TSE)."
+)
+# By misc/data.py of its code: ImageNet's statistics, bicubic, whole images.
+_TBPS_CLIP = Origin(
+    "quick_gelu", preprocessing={"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
 )
 
 
@@ -147,6 +154,8 @@ def _origin(prefix: str, tensors: Iterable[str]) -> Origin:
     names = set(tensors)
     if prefix.endswith("base_model."):
         return _RDE if any(_TOKEN_SELECTION.match(name) for name in names) else _IRRA
+    if any(name.startswith(prefix + _TBPS_TEXT) for name in names):
+        return _TBPS_CLIP
     known = prefix + _SECOND_TABLE in names or names >= _OPENAI_MARKS
     return Origin("quick_gelu" if known else None)
 
@@ -162,7 +171,8 @@ def _encoder_prefix(tensors: Mapping[str, Tensor]) -> str:
         if all(any(mark in key for key in tensors) for mark in marks):
             raise ValueError(f"this is {kind}.")
     raise ValueError(
-        f"no key ends with {_ANCHOR}, so this is no CLIP, OpenCLIP, IRRA or RDE file; found {some(tensors)}."
+        f"no key ends with {_ANCHOR}, so this is no file of CLIP, OpenCLIP, Long-CLIP, TBPS-CLIP, IRRA, RDE or "
+        f"their like; found {some(tensors)}."
     )
 
 

@@ -1,5 +1,11 @@
 """Checkpoints of other projects by their keys: read whole, or refused by what they are."""
 
+import argparse
+import contextlib
+import sys
+import types
+
+import numpy as np
 import pytest
 import torch
 from foreign_weights import (
@@ -15,8 +21,9 @@ from foreign_weights import (
     reference_text_features,
     saved,
 )
+from PIL import Image
 
-from modeling_amns.conversion import convert_checkpoint
+from modeling_amns.conversion import convert_checkpoint, convert_preprocessing
 
 BLOCK = "transformer.resblocks.0"
 
@@ -151,3 +158,84 @@ def test_tables_of_long_clip_that_do_not_fit_are_refused(tmp_path, rows):
     weights["positional_embedding_res"] = weights["positional_embedding_res"][:rows]
     with pytest.raises(ValueError, match=rf"Long-CLIP's two tables .* \[248, 64\] and \[{rows}, 64\]"):
         convert_checkpoint(saved(tmp_path, weights))
+
+
+TBPS_HEADS = {"simclr_mlp.0.weight": torch.zeros(8, 32), "simclr_mlp.2.bias": torch.zeros(8)} | {
+    key: value for key, value in IRRA_HEADS.items() if key.startswith("mlm_head")
+}
+
+
+class EasyDict(dict):
+    """As of the package of that name: a dictionary whose entries are attributes too, in its `__dict__`."""
+
+    def __init__(self, **entries):
+        super().__init__(entries)
+        self.__dict__.update(entries)
+
+
+@pytest.fixture
+def easydict(monkeypatch):
+    """The package is there while a file is written, and not while it is read."""
+
+    @contextlib.contextmanager
+    def installed():
+        module = types.ModuleType("easydict")
+        module.EasyDict = EasyDict
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "easydict", module)
+            patch.setattr(EasyDict, "__module__", "easydict")
+            yield
+
+    return installed
+
+
+def tbps_clip_file(tmp_path, **more):
+    """As TBPS-CLIP's main.py saves it: learning rates are numpy's, the configuration is an EasyDict of EasyDicts."""
+    weights = openai_weights()
+    towers = {
+        key if key.startswith(("visual.", "logit_scale")) else f"encode_text.{key}": weights[key] for key in weights
+    }
+    config = EasyDict(device="cuda", model=EasyDict(embed_dim=32, use_gather=True), **more)
+    optimizer = {"state": {}, "param_groups": [{"lr": np.float64(1e-4) * 0.5, "params": [0]}]}
+    return weights, saved(tmp_path, {"model": towers | TBPS_HEADS, "optimizer": optimizer, "config": config})
+
+
+def test_tbps_clip_is_read_with_its_pickled_configuration(tmp_path, caplog, easydict):
+    with easydict():
+        weights, file = tbps_clip_file(tmp_path, schedule=EasyDict(lr=1e-4, epoch=5))
+    assert b"easydict" in file.read_bytes() and "easydict" not in sys.modules
+    model = convert_checkpoint(file)
+    assert_equals_reference(model, weights)
+    assert model.logit_scale.item() == 3.5
+    assert all(key in caplog.text for key in [*TBPS_HEADS, "optimizer", "config"]) and "activation" not in caplog.text
+    images = convert_preprocessing(file)
+    # Its code normalises by ImageNet's statistics and resizes bicubically, without a crop.
+    assert images.image_mean == (0.485, 0.456, 0.406) and images.image_std == (0.229, 0.224, 0.225)
+    assert images.resample == Image.Resampling.BICUBIC and not images.do_center_crop
+
+
+def test_options_of_argparse_beside_weights_are_read(tmp_path):
+    weights = openai_weights()
+    content = {"model": weights, "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.98), nested=argparse.Namespace(a=1))}
+    assert_equals_reference(convert_checkpoint(saved(tmp_path, content), hidden_act="quick_gelu"), weights)
+
+
+class RunsCode:
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return open, (str(self.place), "w")
+
+
+def test_a_configuration_that_would_run_code_runs_nothing(tmp_path, easydict):
+    place = tmp_path / "written"
+    with easydict():
+        _, file = tbps_clip_file(tmp_path, hook=RunsCode(place))
+    # The control: plain unpickling does it.
+    with easydict():
+        torch.load(file, weights_only=False)
+    place.unlink()
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: refused, .*io\.open.* could run code") as error:
+        convert_checkpoint(file)
+    assert "\n" not in str(error.value) and not place.exists()
