@@ -239,3 +239,30 @@ def test_a_configuration_that_would_run_code_runs_nothing(tmp_path, easydict):
     with pytest.raises(ValueError, match=r"checkpoint\.pt: refused, .*io\.open.* could run code") as error:
         convert_checkpoint(file)
     assert "\n" not in str(error.value) and not place.exists()
+
+
+def heads_of(*names):
+    return {key: value for key, value in IRRA_HEADS.items() if key.startswith(names)}
+
+
+# Those who train IRRA's class by losses of their own; heads are there for the losses that ask for one.
+FOLLOWERS = {
+    "nam": ({}, "module.", "best0.pth"),
+    "ham": ({}, "", "best.pth"),
+    "ga-dms": (heads_of("cross", "ln_pre", "mlm_head") | named("ln_pre_i.bias", "ln_post.bias"), "", "best.pth"),
+    "fmfa": (heads_of("classifier"), "", "best.pth"),
+}
+
+
+@pytest.mark.parametrize("who", FOLLOWERS)
+def test_followers_of_irra_give_the_features_of_their_encoders(tmp_path, caplog, who):
+    heads, wrapper, name = FOLLOWERS[who]
+    content, weights = peers_file(heads)
+    content["model"] = {wrapper + key: value for key, value in content["model"].items()}
+    content |= {"optimizer": {"state": {}, "param_groups": []}, "scheduler": {"last_epoch": 3}}
+    file = saved(tmp_path, content, name)
+    model = convert_checkpoint(file)
+    assert_equals_reference(model, weights, CROP)
+    assert model.logit_scale.exp().item() == pytest.approx(50)
+    assert convert_preprocessing(file).resample == Image.Resampling.BILINEAR
+    assert f"{len(heads) + 3} keys are left over" in caplog.text and len(caplog.messages) == 1
