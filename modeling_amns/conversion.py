@@ -1,13 +1,9 @@
-"""Checkpoints of others as an `AMNSModel`: OpenAI CLIP, OpenCLIP, IRRA, RDE and transformers' `CLIPModel`.
+"""Checkpoints of others as an `AMNSModel`: files in the layout of OpenAI's CLIP, and folders of transformers.
 
-The first four share one layout (`visual.*`, `transformer.resblocks.*`), which differs from transformers' only in
-names, in fused query, key and value, and in two transposed projections. transformers' own `WeightConverter` is not
-used: its loader notes the conversion on the model, so that `save_pretrained` would write the old names back, and it
-reports keys left over under changed names.
+Whose a file is and what its keys mean: `foreign_layouts`; reading it without running its code: `foreign_files`.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from .clip_names import BLOCK, as_transformers
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .foreign_files import (
     HEAD_WIDTH,
@@ -38,29 +35,6 @@ logger = logging.get_logger(__name__)
 # CLIP's byte-pair vocabulary; its last two ids are the start and the end token.
 CLIP_VOCABULARY = 49408
 
-_NAMES = {
-    "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.ln_pre": "vision_model.pre_layrnorm",
-    "visual.ln_post": "vision_model.post_layernorm",
-    "visual.proj": "visual_projection.weight",
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "positional_embedding": "text_model.embeddings.position_embedding.weight",
-    "ln_final": "text_model.final_layer_norm",
-    "text_projection": "text_projection.weight",
-    "logit_scale": "logit_scale",
-}
-_BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)\.?(weight|bias)")
-_BLOCK_NAMES = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_TRANSPOSED = ("visual.proj", "text_projection")
-
 
 def convert_checkpoint(
     path: str | Path,
@@ -71,9 +45,11 @@ def convert_checkpoint(
 ) -> AMNSModel:
     """Reads a checkpoint of another project into an `AMNSModel`, on the CPU, in float32, in evaluation mode.
 
-    Recognised by its keys: OpenAI CLIP (state dict or TorchScript archive), OpenCLIP (any ViT of CLIP's shape), IRRA
-    and RDE (`{"model": {"base_model.visual...": ...}}`), a transformers `CLIPModel` or `AMNSModel` folder. The
-    architecture follows from the shapes. Keys left over are listed in a warning. No Python code of the file is run.
+    Recognised by its keys: OpenAI CLIP (state dict or TorchScript archive), OpenCLIP (any ViT of CLIP's shape),
+    Long-CLIP (captions of 248 tokens), TBPS-CLIP, IRRA (NAM, HAM, GA-DMS, FMFA) and RDE (CECA, ICL), which have
+    `{"model": {"base_model.visual...": ...}}`; a transformers `CLIPModel` or `AMNSModel` folder. The architecture
+    follows from the shapes. A tensor of an encoder is used or the file is refused; what only training needs, and the
+    token selection of RDE, is listed in a warning. No Python code of the file is run.
 
     Args:
         path: a file (torch pickle, TorchScript archive or safetensors), or a folder with `config.json` (transformers)
@@ -83,13 +59,14 @@ def convert_checkpoint(
             square, or 3:1 as in person crops) is resized. `None`: its grid.
         stride: step between patches in pixels if they overlap (IRRA's `stride_size`). `None`: the folder's own, of a
             file the patch size.
-        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu for OpenAI, IRRA
-            and RDE, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
+        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu for all
+            but OpenCLIP, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
         head_width: channels of an attention head of the image encoder; `None` means 64, as in CLIP, or OpenCLIP's
             configuration file. OpenCLIP's ViT-H needs 80, ViT-g 88, ViT-bigG 104.
     Returns:
         the model. Text is pooled at the end token of CLIP's vocabulary, with another vocabulary at the largest id
-        (`eos_token_id` 2 in transformers). IRRA and RDE files hold no temperature: 0.02, the one they train with.
+        (`eos_token_id` 2 in transformers). Files of IRRA's and RDE's kind hold no temperature: 0.02, the one they
+        train with.
     Raises:
         FileNotFoundError: there is no such path, or the folder holds no checkpoint.
         ValueError: the file holds code, is damaged, is no CLIP ViT, lacks weights, has parts inside the encoders that
@@ -125,8 +102,9 @@ def convert_checkpoint(
 def convert_preprocessing(path: str | Path, image_size: int | Sequence[int] | None = None) -> AMNSImageProcessor:
     """How a checkpoint of another project wants its images: mean, deviation and resampling, at `image_size`.
 
-    A transformers folder keeps its own; OpenCLIP's configuration file names them (`preprocess_cfg`); IRRA and RDE
-    train with CLIP's mean and deviation and torchvision's `Resize`, which is bilinear; OpenAI's CLIP is bicubic. Crops
+    A transformers folder keeps its own; OpenCLIP's configuration file names them (`preprocess_cfg`); IRRA, RDE and
+    their followers train with CLIP's mean and deviation and torchvision's `Resize`, which is bilinear; TBPS-CLIP with
+    ImageNet's, bicubic; OpenAI's CLIP is bicubic. Crops
     and borders (`resize_mode`) are not taken over: AMNS sees whole person crops, resized.
 
     Args:
@@ -178,7 +156,7 @@ def convert_state_dict(
     """
     tensors, around = unwrap(checkpoint)
     encoder, left_over, origin = read_encoders(tensors)
-    renamed, unknown = _rename(encoder)
+    renamed, unknown = as_transformers(encoder)
     refuse_unknown(unknown)
     left_over += around
     if origin.note:
@@ -215,27 +193,6 @@ def _from_transformers(
     return model
 
 
-def _rename(encoder: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """OpenAI's names to transformers'; query, key and value apart, projections transposed; and the unknown keys."""
-    renamed, unknown = {}, []
-    for key, value in encoder.items():
-        module, _, kind = key.rpartition(".")
-        block = _BLOCK.fullmatch(key)
-        if key in _NAMES:
-            value = value.T if key in _TRANSPOSED else value
-            renamed[_NAMES[key]] = value.reshape(()) if key == "logit_scale" else value
-        elif module in _NAMES:
-            renamed[f"{_NAMES[module]}.{kind}"] = value
-        elif block and block[3] == "attn.in_proj_":
-            for part, rows in zip("qkv", value.chunk(3)):
-                renamed[f"{_layer(block)}.self_attn.{part}_proj.{block[4]}"] = rows
-        elif block and block[3] in _BLOCK_NAMES:
-            renamed[f"{_layer(block)}.{_BLOCK_NAMES[block[3]]}.{block[4]}"] = value
-        else:
-            unknown.append(key)
-    return renamed, unknown
-
-
 def _check_whole(model: AMNSModel, renamed: Mapping[str, Tensor]) -> None:
     """A ValueError where weights are missing, have no place in the model, or another shape than the others imply."""
     wanted = model.state_dict()
@@ -248,10 +205,6 @@ def _check_whole(model: AMNSModel, renamed: Mapping[str, Tensor]) -> None:
             f"{len(other)} weights have another shape than the rest of the file asks for, {name} first: found "
             f"{list(renamed[name].shape)}, expected {list(wanted[name].shape)}. Is it put together from two models?"
         )
-
-
-def _layer(block: re.Match) -> str:
-    return f"{'vision' if block[1] else 'text'}_model.encoder.layers.{block[2]}"
 
 
 def _config(
@@ -292,7 +245,7 @@ def _config(
     ):
         if not heads.is_integer():
             raise ValueError(f"an encoder is {channels} wide, which heads of its head width don't divide.")
-        blocks = {int(found[2]) for key in encoder if (found := _BLOCK.fullmatch(key)) and (found[1] or "") == tower}
+        blocks = {int(found[2]) for key in encoder if (found := BLOCK.fullmatch(key)) and (found[1] or "") == tower}
         hidden = encoder.get(f"{tower}transformer.resblocks.0.mlp.c_fc.weight")
         if hidden is None:
             raise ValueError(f"no transformer blocks under {tower}transformer.resblocks.")
