@@ -28,12 +28,10 @@ from .foreign_files import (
 from .foreign_layouts import read_encoders, refuse_unknown
 from .image_modes_amns import size_pair
 from .modeling_amns import AMNSModel
+from .open_clip_folders import text_tokens
 from .processing_amns import AMNSImageProcessor
 
 logger = logging.get_logger(__name__)
-
-# CLIP's byte-pair vocabulary; its last two ids are the start and the end token.
-CLIP_VOCABULARY = 49408
 
 
 def convert_checkpoint(
@@ -59,8 +57,8 @@ def convert_checkpoint(
             square, or 3:1 as in person crops) is resized. `None`: its grid.
         stride: step between patches in pixels if they overlap (IRRA's `stride_size`). `None`: the folder's own, of a
             file the patch size.
-        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu for all
-            but OpenCLIP, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
+        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu where the keys
+            tell who wrote them, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
         head_width: channels of an attention head of the image encoder; `None` means 64, as in CLIP, or OpenCLIP's
             configuration file. OpenCLIP's ViT-H needs 80, ViT-g 88, ViT-bigG 104.
     Returns:
@@ -146,11 +144,13 @@ def convert_state_dict(
     hidden_act: str | None = None,
     head_width: int = HEAD_WIDTH,
     native_size: Sequence[int] | None = None,
+    text_head_width: int = HEAD_WIDTH,
 ) -> tuple[AMNSModel, list[str]]:
     """As `convert_checkpoint`, from a state dict in OpenAI's layout or a dict that holds one.
 
     Args:
         native_size: height and width that the file's positions stand for, where a configuration says so.
+        text_head_width: channels of an attention head of the text encoder.
     Returns:
         the model, and the keys of the checkpoint that are no part of it.
     """
@@ -164,7 +164,8 @@ def convert_state_dict(
 
     hidden_act = hidden_act or origin.hidden_act or _guess_activation(encoder)
     image_size = None if image_size is None else list(size_pair(image_size))
-    model = AMNSModel(_config(encoder, image_size, stride, hidden_act, head_width, native_size))
+    head_widths = head_width, text_head_width
+    model = AMNSModel(_config(encoder, image_size, stride, hidden_act, head_widths, native_size))
     if "logit_scale" not in renamed:
         known = origin.temperature
         renamed["logit_scale"] = torch.tensor(math.log(1 / known)) if known else model.logit_scale.detach()
@@ -173,6 +174,24 @@ def convert_state_dict(
     if image_size is not None or stride is not None:
         model.resize_grid(image_size or model.config.image_size, stride)
     return model.eval(), left_over
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """Weights of a file in OpenAI's layout under the names of `AMNSModel`; what is left over is told in a warning.
+
+    Raises:
+        ValueError: as `convert_checkpoint`; whether any are missing is seen by the model that takes them.
+    """
+    file = Path(file)
+    try:
+        tensors, around = unwrap(read_checkpoint(file))
+        encoder, left_over, _ = read_encoders(tensors)
+        renamed, unknown = as_transformers(encoder)
+        refuse_unknown(unknown)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    _warn_left_over(file, left_over + around)
+    return renamed
 
 
 def _from_transformers(
@@ -212,7 +231,7 @@ def _config(
     image_size: list[int] | None,
     stride: int | None,
     hidden_act: str,
-    head_width: int,
+    head_widths: tuple[int, int],
     native_size: Sequence[int] | None,
 ) -> AMNSConfig:
     needed = ["visual.conv1.weight", "visual.positional_embedding", "visual.proj"]
@@ -225,6 +244,7 @@ def _config(
         encoder["token_embedding.weight"].shape,
     )
     width, _, _, patch = encoder["visual.conv1.weight"].shape
+    head_width, text_head_width = head_widths
     if width > 1024 and head_width == HEAD_WIDTH:
         logger.warning(
             f"The image encoder is {width} wide. Its heads can't be seen from the weights; {width // HEAD_WIDTH} of "
@@ -234,14 +254,10 @@ def _config(
     size, native_stride = _native_grid(len(positions) - 1, patch, image_size, stride, native_size)
     vision: dict[str, Any] = {"image_size": size, "patch_size": patch, "stride": native_stride}
     text: dict[str, Any] = {"vocab_size": vocabulary, "max_position_embeddings": len(encoder["positional_embedding"])}
-    if vocabulary == CLIP_VOCABULARY:
-        text |= {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
-    else:
-        # 2 makes transformers pool at the largest id, as all code that writes this layout does.
-        text |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    text |= text_tokens(vocabulary)
     for part, tower, channels, heads in (
         (vision, "visual.", width, width / head_width),
-        (text, "", text_width, text_width / HEAD_WIDTH),
+        (text, "", text_width, text_width / text_head_width),
     ):
         if not heads.is_integer():
             raise ValueError(f"an encoder is {channels} wide, which heads of its head width don't divide.")
@@ -307,4 +323,4 @@ def _warn_left_over(path: Path, keys: Iterable[str]) -> None:
         logger.warning(f"{path}: {len(keys)} keys are left over, no part of the encoders: {', '.join(keys)}.")
 
 
-__all__ = ["convert_checkpoint", "convert_preprocessing", "convert_state_dict", "read_checkpoint"]
+__all__ = ["convert_checkpoint", "convert_preprocessing", "convert_state_dict", "read_checkpoint", "read_weights"]

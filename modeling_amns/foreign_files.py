@@ -1,6 +1,5 @@
 """Checkpoint files of other projects: where they lie, reading them without running code, what stands beside them."""
 
-import json
 import pickle
 import re
 from collections import OrderedDict
@@ -14,11 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .image_modes_amns import size_pair
+from .open_clip_folders import CONFIG as OPENCLIP_CONFIG
+from .open_clip_folders import FILES as OPENCLIP_FILES
+from .open_clip_folders import HEAD_WIDTH, read_settings
 from .torchscript_files import is_torchscript, read_torchscript
-
-HEAD_WIDTH = 64
-OPENCLIP_CONFIG = "open_clip_config.json"
-OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 class _Ignored:
@@ -99,21 +97,25 @@ def read_checkpoint(file: str | Path) -> dict:
 
 
 def openclip_settings(file: Path) -> dict[str, Any]:
-    """Activation, head width and image size from OpenCLIP's configuration beside the weights, empty without one."""
+    """Activation, head widths and image size from OpenCLIP's configuration beside the weights, empty without one."""
     if not file.is_file():
         return {}
-    config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+    config = read_settings(file)["model_cfg"]
     size = config["vision_cfg"].get("image_size")
+    text = config.get("text_cfg") or {}
+    heads, width = text.get("heads", 8), text.get("width", 512)
     return {
+        "text_head_width": width // heads,
         "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
         "head_width": config["vision_cfg"].get("head_width", HEAD_WIDTH),
         "native_size": None if size is None else list(size_pair(size)),
     }
 
 
-def openclip_preprocessing(file: Path) -> dict[str, Any]:
+def openclip_preprocessing(file: str | Path) -> dict[str, Any]:
     """Fields of an image processor from OpenCLIP's configuration, empty (CLIP's own) without one."""
-    config = json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg", {}) if file.is_file() else {}
+    file = Path(file)
+    config = (read_settings(file).get("preprocess_cfg") or {}) if file.is_file() else {}
     fields = {field: config[name] for name, field in (("mean", "image_mean"), ("std", "image_std")) if name in config}
     if "interpolation" in config:
         name = str(config["interpolation"])
