@@ -49,8 +49,8 @@ def openai_weights(grid=SQUARE, width=128, text_width=64, embed=32, layers=2, vo
     }
 
 
-def reference_blocks(weights, name, x, act, mask=None):
-    """The residual blocks of CLIP on [B, N, C], heads of 64 channels."""
+def reference_blocks(weights, name, x, act, mask=None, head_width=64):
+    """The residual blocks of CLIP on [B, N, C]."""
 
     def linear(x, key):
         return x @ weights[f"{key}.weight"].T + weights[f"{key}.bias"]
@@ -63,8 +63,8 @@ def reference_blocks(weights, name, x, act, mask=None):
         block = f"{name}transformer.resblocks.{n}"
         inputs = norm(x, f"{block}.ln_1")
         qkv = inputs @ weights[f"{block}.attn.in_proj_weight"].T + weights[f"{block}.attn.in_proj_bias"]
-        q, k, v = (part.unflatten(-1, (-1, 64)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
-        scores = q @ k.transpose(-1, -2) / 8
+        q, k, v = (part.unflatten(-1, (-1, head_width)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        scores = q @ k.transpose(-1, -2) / head_width**0.5
         scores = scores if mask is None else scores + mask
         x = x + linear((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2), f"{block}.attn.out_proj")
         x = x + linear(act(linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")), f"{block}.mlp.c_proj")
