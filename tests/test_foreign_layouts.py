@@ -266,3 +266,40 @@ def test_followers_of_irra_give_the_features_of_their_encoders(tmp_path, caplog,
     assert model.logit_scale.exp().item() == pytest.approx(50)
     assert convert_preprocessing(file).resample == Image.Resampling.BILINEAR
     assert f"{len(heads) + 3} keys are left over" in caplog.text and len(caplog.messages) == 1
+
+
+KINDS = {
+    "openai": openai_weights,
+    "long-clip": long_clip_weights,
+    "irra": lambda: peers_file(IRRA_HEADS)[0],
+    "rde": lambda: peers_file(RDE_HEADS)[0],
+    "tbps-clip": lambda: {"model": {tbps_name(k): v for k, v in openai_weights().items()} | TBPS_HEADS},
+}
+
+
+def tbps_name(name):
+    return name if name.startswith(("visual.", "logit_scale")) else f"encode_text.{name}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_broken_file_of_each_kind_is_one_clear_line(tmp_path, kind):
+    content = KINDS[kind]()
+    weights = content.get("model", content)
+    fc = next(name for name in weights if name.endswith("visual.transformer.resblocks.1.mlp.c_fc.weight"))
+    wide = {**weights, fc: torch.zeros(512, 96)}
+    lacking = {name: value for name, value in weights.items() if name != fc}
+    no_block = {name: value for name, value in weights.items() if "visual.transformer.resblocks.0." not in name}
+    for broken, message in (
+        (wide, r"1 weights have another shape .*layers\.1\.mlp\.fc1\.weight first: found \[512, 96\], expected"),
+        (lacking, r"1 weights of CLIP are missing: vision_model\.encoder\.layers\.1\.mlp\.fc1\.weight"),
+        (no_block, r"no transformer blocks under visual\.transformer\.resblocks"),
+    ):
+        file = saved(tmp_path, {**content, "model": broken} if "model" in content else broken)
+        with pytest.raises(ValueError, match=rf"checkpoint\.pt: .*{message}") as error:
+            convert_checkpoint(file)
+        assert "\n" not in str(error.value)
+    file = saved(tmp_path, content)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not readable as a checkpoint .*complete") as error:
+        convert_checkpoint(file)
+    assert "\n" not in str(error.value)
