@@ -3,8 +3,8 @@
 import functools
 import os
 import threading
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -182,6 +182,8 @@ class AMNSProcessor(ProcessorMixin):
     valid_processor_kwargs = AMNSProcessorKwargs
     image_processor: AMNSImageProcessor
     tokenizer: PreTrainedTokenizerBase
+    # The processor of a folder of others, None if it is no such folder; set by the package.
+    read_elsewhere: ClassVar["Callable[[str, dict[str, Any]], AMNSProcessor | None] | None"] = None
 
     def __init__(
         self,
@@ -224,13 +226,20 @@ class AMNSProcessor(ProcessorMixin):
         image_size: int | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> "AMNSProcessor":
-        """As `ProcessorMixin.from_pretrained`.
+        """As `ProcessorMixin.from_pretrained`; of OpenCLIP's folders too.
 
         Args:
             image_size: (height, width), or one number for a square: replaces the stored size and any crop. All else
                 (mean, deviation, resampling, ...) stays the checkpoint's.
         """
-        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError:
+            read = AMNSProcessor.read_elsewhere
+            found = read(str(pretrained_model_name_or_path), kwargs) if read is not None else None
+            if found is None:
+                raise
+            processor = found
         if image_size is not None:
             processor.image_size = image_size
         return processor
