@@ -1,8 +1,10 @@
-"""Captions before they are tokens, what each family asks of a tokenizer, and one that is trained on captions."""
+"""Captions before they are tokens, those that are too long, what each family asks of a tokenizer, and one that is
+trained on captions."""
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import cast
 
 from tokenizers import normalizers, pre_tokenizers, trainers
@@ -12,6 +14,8 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 CLIP_TOKENS = 77
 # The same of each family's text encoder.
 CAPTION_RULES = {"clip": CLIP_TOKENS, "siglip": 64}
+# What becomes of a caption of more tokens than the text encoder reads.
+LONG_CAPTIONS = ("cut", "refuse", "windows")
 START_TOKEN = "<|startoftext|>"
 END_TOKEN = "<|endoftext|>"
 
@@ -22,6 +26,47 @@ def clean_caption(caption: str) -> str:
         raise ValueError(f"A caption must be a string, found {type(caption).__name__}: {caption!r}.")
     # Twice, as in OpenAI's CLIP: captions were often escaped once too many ("&amp;amp;").
     return html.unescape(html.unescape(caption)).strip()
+
+
+def check_long_captions(choice: object) -> str:
+    """The choice as it is; a ValueError if it is none of `LONG_CAPTIONS`."""
+    if choice not in LONG_CAPTIONS:
+        raise ValueError(f"long_captions must be one of {', '.join(LONG_CAPTIONS)}, found {choice!r}.")
+    return str(choice)
+
+
+def token_windows(
+    tokens: Sequence[int], max_tokens: int, bos_token_id: int | None, eos_token_id: int | None
+) -> list[list[int]]:
+    """A caption in windows that a text encoder reads: as few as hold it, without overlap, as equal as can be.
+
+    Equal, because each counts alike in their mean: a last window of the two words that were left would weigh as much
+    as the seventy before it.
+
+    Args:
+        tokens: of the whole caption, with its start and end token where it has them.
+        max_tokens: of a window, at least one more than start and end.
+        bos_token_id, eos_token_id: which each window gets where the caption has them.
+    Returns:
+        tokens of each window; they differ by one at most. One window where the caption fits.
+
+    ```python
+    >>> token_windows([0, 5, 6, 7, 8, 9, 1], 5, bos_token_id=0, eos_token_id=1)
+    [[0, 5, 6, 7, 1], [0, 8, 9, 1]]
+
+    ```
+    """
+    start = list(tokens[:1]) if tokens[:1] and tokens[0] == bos_token_id else []
+    rest = list(tokens[len(start) :])
+    end = rest[-1:] if rest and rest[-1] == eos_token_id else []
+    words = rest[: len(rest) - len(end)]
+    room = max_tokens - len(start) - len(end)
+    if room < 1 and words:
+        raise ValueError(f"A window of {max_tokens} tokens has no room for a word between its start and end tokens.")
+    count = max(1, -(-len(words) // max(room, 1)))
+    size, longer = divmod(len(words), count)
+    edges = [number * size + min(number, longer) for number in range(count + 1)]
+    return [[*start, *words[first:last], *end] for first, last in pairwise(edges)]
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, rules: str) -> None:
@@ -96,8 +141,11 @@ __all__ = [
     "CAPTION_RULES",
     "CLIP_TOKENS",
     "END_TOKEN",
+    "LONG_CAPTIONS",
     "START_TOKEN",
+    "check_long_captions",
     "clean_caption",
     "prepare_tokenizer",
+    "token_windows",
     "train_tokenizer",
 ]

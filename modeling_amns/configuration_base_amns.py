@@ -2,6 +2,7 @@
 AMNS and those of a family's own models in transformers."""
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from transformers.configuration_utils import PreTrainedConfig
@@ -98,6 +99,10 @@ def _as_side(value: object) -> int:
     return height
 
 
+# What `from_pretrained` needs to find a file, as opposed to what it does with it.
+LOCATION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "revision", "subfolder")
+
+
 def as_config(config: PreTrainedConfig, wanted: type[Config]) -> Config:
     """A configuration as one of ours: itself, or a family's own completed with what that has not.
 
@@ -131,6 +136,10 @@ class ReadsFamilies(Base):
 
     reads: ClassVar[tuple[type[PreTrainedConfig], ...]]
     inside: ClassVar[tuple[type[PreTrainedConfig], ...]] = ()
+    # Of a folder or Hub id without a config.json, by arguments that locate it: the fields of a configuration and the
+    # weights, or None if it is no such folder. Set by the package; a copy of this file beside weights reads none.
+    read_elsewhere: ClassVar[Callable[[str, dict[str, Any]], dict[str, Any] | None] | None] = None
+    weights_elsewhere: ClassVar[Callable[[str, dict[str, Any]], dict[str, Any] | None] | None] = None
 
     def __setattr__(self, name: str, value: object) -> None:
         check_limit(name, value)
@@ -146,17 +155,28 @@ class ReadsFamilies(Base):
             ValueError: the checkpoint is of another model type.
             OSError: there is no config.json.
         """
-        fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if not fields:
-            # transformers takes a folder without one for a configuration of defaults.
-            raise OSError(f"{pretrained_model_name_or_path} holds no config.json, so it is no checkpoint of a model.")
+        try:
+            fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            if not fields:
+                # transformers takes a folder without one for a configuration of defaults.
+                raise OSError(
+                    f"{pretrained_model_name_or_path} holds no config.json, so it is no checkpoint of a model."
+                )
+        except OSError:
+            location = {name: value for name, value in kwargs.items() if name in LOCATION_ARGUMENTS}
+            read = ReadsFamilies.read_elsewhere
+            found = read(str(pretrained_model_name_or_path), location) if read is not None else None
+            if found is None:
+                raise
+            private = (*LOCATION_ARGUMENTS, "trust_remote_code", "_from_auto", "_from_pipeline", "_configuration_file")
+            fields, unused = found, without(kwargs, *private)
         fields = cls._part_of(fields)
         types = [cls.model_type, *(kind.model_type for kind in cls.reads)]
         if fields.get("model_type") not in types:
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds a model of type {fields.get('model_type')!r}; {cls.__name__} "
                 f"reads {', '.join(map(repr, types[:-1]))} and {types[-1]!r}. See scripts/convert_checkpoint.py for "
-                "OpenAI CLIP, OpenCLIP, IRRA and RDE files."
+                "files of OpenAI CLIP, OpenCLIP, Long-CLIP, TBPS-CLIP, IRRA and RDE."
             )
         return {**cls._completed(fields), "model_type": cls.model_type}, unused
 
@@ -276,4 +296,14 @@ class ReadsGrid(ReadsFamilies):
         return type(self)(**{**self.to_dict(), **fields})
 
 
-__all__ = ["ReadsFamilies", "ReadsGrid", "ReadsText", "as_config", "check_limit", "check_size", "part_type", "without"]
+__all__ = [
+    "LOCATION_ARGUMENTS",
+    "ReadsFamilies",
+    "ReadsGrid",
+    "ReadsText",
+    "as_config",
+    "check_limit",
+    "check_size",
+    "part_type",
+    "without",
+]

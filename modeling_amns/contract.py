@@ -11,9 +11,11 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig
+from .data.long_captions import WINDOWS, count_long, refuse_long
 from .extras import require
 from .losses import IDENTITY
 from .pair_mixture import EXTRA
+from .protocols import PairProcessor
 from .pushes import refuse_unfit_pushes
 from .report import METRICS
 from .splits import is_split, named_sets
@@ -78,6 +80,26 @@ def check_training_set(
                 "makes each of them a positive of all images of its person in the batch. instances_per_identity 0 "
                 "spoils one row by it, not as many."
             )
+
+
+def check_captions(dataset: object, eval_dataset: object, processor: PairProcessor) -> bool:
+    """Says how many training captions the text encoder does not read whole, or refuses them, and the evaluation's.
+
+    Args:
+        dataset, eval_dataset: as `AMNSTrainer` takes them, checked.
+        processor: whose `long_captions` decides.
+    Returns:
+        whether the training captions were counted; those of a stream are not.
+    Raises:
+        ValueError: some are too long and to be refused.
+    """
+    counted = isinstance(dataset, datasets.Dataset)
+    if counted and processor.long_captions != WINDOWS:
+        captions = cast(datasets.Dataset, dataset).with_format(None)["caption"][:]
+        count_long(processor, captions).say(processor.long_captions, "Training set")
+    for name, split in named_sets(eval_dataset).items() if eval_dataset is not None else ():
+        refuse_long(processor, split["queries"]["caption"][:], f"Queries of eval_dataset {name}".strip(), "query")
+    return counted
 
 
 def check_eval_sets(eval_dataset: object, args: AMNSTrainingArguments, own_metrics: bool) -> None:
@@ -220,6 +242,7 @@ def _check_columns(name: str, dataset: object, needed: tuple[str, ...]) -> None:
 
 __all__ = [
     "KnownPersons",
+    "check_captions",
     "check_eval_sets",
     "check_training_set",
     "prepare_model",

@@ -1,27 +1,22 @@
-"""Checkpoints of others as an `AMNSModel`: OpenAI CLIP, OpenCLIP, IRRA, RDE and transformers' `CLIPModel`.
+"""Checkpoints of others as an `AMNSModel`: files in the layout of OpenAI's CLIP, and folders of transformers.
 
-The first four share one layout (`visual.*`, `transformer.resblocks.*`), which differs from transformers' only in
-names, in fused query, key and value, and in two transposed projections. transformers' own `WeightConverter` is not
-used: its loader notes the conversion on the model, so that `save_pretrained` would write the old names back, and it
-reports keys left over under changed names.
+Whose a file is and what its keys mean: `foreign_layouts`; reading it without running its code: `foreign_files`.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
+from .clip_names import BLOCK, as_transformers
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .foreign_files import (
     HEAD_WIDTH,
     OPENCLIP_CONFIG,
-    encoder_prefix,
     existing,
     openclip_preprocessing,
     openclip_settings,
@@ -30,41 +25,13 @@ from .foreign_files import (
     unwrap,
     weights_file,
 )
+from .foreign_layouts import read_encoders, refuse_unknown
 from .image_modes_amns import size_pair
 from .modeling_amns import AMNSModel
+from .open_clip_folders import text_tokens
 from .processing_amns import AMNSImageProcessor
 
 logger = logging.get_logger(__name__)
-
-# CLIP's byte-pair vocabulary; its last two ids are the start and the end token.
-CLIP_VOCABULARY = 49408
-# IRRA and RDE train with a fixed temperature that their files don't hold.
-PEER_TEMPERATURE = 0.02
-
-# What OpenAI's archives carry beside the weights.
-_OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}
-_NAMES = {
-    "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.ln_pre": "vision_model.pre_layrnorm",
-    "visual.ln_post": "vision_model.post_layernorm",
-    "visual.proj": "visual_projection.weight",
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "positional_embedding": "text_model.embeddings.position_embedding.weight",
-    "ln_final": "text_model.final_layer_norm",
-    "text_projection": "text_projection.weight",
-    "logit_scale": "logit_scale",
-}
-_BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)\.?(weight|bias)")
-_BLOCK_NAMES = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_TRANSPOSED = ("visual.proj", "text_projection")
 
 
 def convert_checkpoint(
@@ -76,9 +43,11 @@ def convert_checkpoint(
 ) -> AMNSModel:
     """Reads a checkpoint of another project into an `AMNSModel`, on the CPU, in float32, in evaluation mode.
 
-    Recognised by its keys: OpenAI CLIP (state dict or TorchScript archive), OpenCLIP (any ViT of CLIP's shape), IRRA
-    and RDE (`{"model": {"base_model.visual...": ...}}`), a transformers `CLIPModel` or `AMNSModel` folder. The
-    architecture follows from the shapes. Keys left over are listed in a warning. No Python code of the file is run.
+    Recognised by its keys: OpenAI CLIP (state dict or TorchScript archive), OpenCLIP (any ViT of CLIP's shape),
+    Long-CLIP (captions of 248 tokens), TBPS-CLIP, IRRA (NAM, HAM, GA-DMS, FMFA) and RDE (CECA, ICL), which have
+    `{"model": {"base_model.visual...": ...}}`; a transformers `CLIPModel` or `AMNSModel` folder. The architecture
+    follows from the shapes. A tensor of an encoder is used or the file is refused; what only training needs, and the
+    token selection of RDE, is listed in a warning. No Python code of the file is run.
 
     Args:
         path: a file (torch pickle, TorchScript archive or safetensors), or a folder with `config.json` (transformers)
@@ -88,13 +57,14 @@ def convert_checkpoint(
             square, or 3:1 as in person crops) is resized. `None`: its grid.
         stride: step between patches in pixels if they overlap (IRRA's `stride_size`). `None`: the folder's own, of a
             file the patch size.
-        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu for OpenAI, IRRA
-            and RDE, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
+        hidden_act: `"quick_gelu"` or `"gelu"`, which no file of weights records. `None`: quick_gelu where the keys
+            tell who wrote them, OpenCLIP's configuration file where there is one, else a guess that a warning tells.
         head_width: channels of an attention head of the image encoder; `None` means 64, as in CLIP, or OpenCLIP's
             configuration file. OpenCLIP's ViT-H needs 80, ViT-g 88, ViT-bigG 104.
     Returns:
         the model. Text is pooled at the end token of CLIP's vocabulary, with another vocabulary at the largest id
-        (`eos_token_id` 2 in transformers). IRRA and RDE files hold no temperature: 0.02, the one they train with.
+        (`eos_token_id` 2 in transformers). Files of IRRA's and RDE's kind hold no temperature: 0.02, the one they
+        train with.
     Raises:
         FileNotFoundError: there is no such path, or the folder holds no checkpoint.
         ValueError: the file holds code, is damaged, is no CLIP ViT, lacks weights, has parts inside the encoders that
@@ -130,8 +100,9 @@ def convert_checkpoint(
 def convert_preprocessing(path: str | Path, image_size: int | Sequence[int] | None = None) -> AMNSImageProcessor:
     """How a checkpoint of another project wants its images: mean, deviation and resampling, at `image_size`.
 
-    A transformers folder keeps its own; OpenCLIP's configuration file names them (`preprocess_cfg`); IRRA and RDE
-    train with CLIP's mean and deviation and torchvision's `Resize`, which is bilinear; OpenAI's CLIP is bicubic. Crops
+    A transformers folder keeps its own; OpenCLIP's configuration file names them (`preprocess_cfg`); IRRA, RDE and
+    their followers train with CLIP's mean and deviation and torchvision's `Resize`, which is bilinear; TBPS-CLIP with
+    ImageNet's, bicubic; OpenAI's CLIP is bicubic. Crops
     and borders (`resize_mode`) are not taken over: AMNS sees whole person crops, resized.
 
     Args:
@@ -152,19 +123,16 @@ def convert_preprocessing(path: str | Path, image_size: int | Sequence[int] | No
     else:
         file = weights_file(path)
         try:
-            tensors, _ = unwrap(read_checkpoint(file))
-            prefix = encoder_prefix(tensors)
+            tensors, _, origin = read_encoders(unwrap(read_checkpoint(file))[0])
             if image_size is None:
-                positions = len(tensors[f"{prefix}visual.positional_embedding"]) - 1
-                patch = tensors[f"{prefix}visual.conv1.weight"].shape[-1]
+                positions = len(tensors["visual.positional_embedding"]) - 1
+                patch = tensors["visual.conv1.weight"].shape[-1]
                 native = openclip_settings(file.with_name(OPENCLIP_CONFIG)).get("native_size")
                 image_size, _ = _native_grid(positions, patch, None, None, native)
             height, width = size_pair(image_size)
-            fields = openclip_preprocessing(file.with_name(OPENCLIP_CONFIG))
+            fields = {**openclip_preprocessing(file.with_name(OPENCLIP_CONFIG)), **origin.preprocessing}
         except (KeyError, ValueError) as error:
             raise ValueError(f"{file}: {error}") from error
-        if "base_model" in prefix:
-            fields["resample"] = Image.Resampling.BILINEAR
     size = {"height": height, "width": width}
     return AMNSImageProcessor(**{**fields, "size": size, "crop_size": size, "do_center_crop": False})
 
@@ -176,44 +144,54 @@ def convert_state_dict(
     hidden_act: str | None = None,
     head_width: int = HEAD_WIDTH,
     native_size: Sequence[int] | None = None,
+    text_head_width: int = HEAD_WIDTH,
 ) -> tuple[AMNSModel, list[str]]:
     """As `convert_checkpoint`, from a state dict in OpenAI's layout or a dict that holds one.
 
     Args:
         native_size: height and width that the file's positions stand for, where a configuration says so.
+        text_head_width: channels of an attention head of the text encoder.
     Returns:
         the model, and the keys of the checkpoint that are no part of it.
     """
-    tensors, left_over = unwrap(checkpoint)
-    prefix = encoder_prefix(tensors)
-    left_over += [key for key in tensors if not key.startswith(prefix)]
-    # OpenCLIP's CustomTextCLIP puts the text encoder under a name of its own.
-    encoder = {
-        key[len(prefix) :].removeprefix("text."): value for key, value in tensors.items() if key.startswith(prefix)
-    }
-    renamed, unknown = _rename(encoder)
-    foreign = [key for key in unknown if key.startswith(("visual.", "transformer.", "text_projection"))]
-    if foreign:
-        raise ValueError(
-            f"the encoders have {len(foreign)} weights that CLIP's ViT has not ({some(foreign)}); without them the "
-            "features would differ. Only models of CLIP's shape can be converted."
-        )
-    left_over += [prefix + key for key in unknown]
+    tensors, around = unwrap(checkpoint)
+    encoder, left_over, origin = read_encoders(tensors)
+    renamed, unknown = as_transformers(encoder)
+    refuse_unknown(unknown)
+    left_over += around
+    if origin.note:
+        logger.warning(origin.note)
 
-    peer = "base_model" in prefix
-    if hidden_act is None:
-        hidden_act = "quick_gelu" if peer or set(encoder) >= _OPENAI_MARKS else _guess_activation(encoder)
+    hidden_act = hidden_act or origin.hidden_act or _guess_activation(encoder)
     image_size = None if image_size is None else list(size_pair(image_size))
-    model = AMNSModel(_config(encoder, image_size, stride, hidden_act, head_width, native_size))
+    head_widths = head_width, text_head_width
+    model = AMNSModel(_config(encoder, image_size, stride, hidden_act, head_widths, native_size))
     if "logit_scale" not in renamed:
-        renamed["logit_scale"] = torch.tensor(math.log(1 / PEER_TEMPERATURE)) if peer else model.logit_scale.detach()
-    missing = sorted(set(model.state_dict()) - set(renamed))
-    if missing:
-        raise ValueError(f"{len(missing)} weights of CLIP are missing: {some(missing)}.")
+        known = origin.temperature
+        renamed["logit_scale"] = torch.tensor(math.log(1 / known)) if known else model.logit_scale.detach()
+    _check_whole(model, renamed)
     model.load_state_dict(renamed)
     if image_size is not None or stride is not None:
         model.resize_grid(image_size or model.config.image_size, stride)
     return model.eval(), left_over
+
+
+def read_weights(file: str | Path) -> dict[str, Tensor]:
+    """Weights of a file in OpenAI's layout under the names of `AMNSModel`; what is left over is told in a warning.
+
+    Raises:
+        ValueError: as `convert_checkpoint`; whether any are missing is seen by the model that takes them.
+    """
+    file = Path(file)
+    try:
+        tensors, around = unwrap(read_checkpoint(file))
+        encoder, left_over, _ = read_encoders(tensors)
+        renamed, unknown = as_transformers(encoder)
+        refuse_unknown(unknown)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    _warn_left_over(file, left_over + around)
+    return renamed
 
 
 def _from_transformers(
@@ -234,29 +212,18 @@ def _from_transformers(
     return model
 
 
-def _rename(encoder: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """OpenAI's names to transformers'; query, key and value apart, projections transposed; and the unknown keys."""
-    renamed, unknown = {}, []
-    for key, value in encoder.items():
-        module, _, kind = key.rpartition(".")
-        block = _BLOCK.fullmatch(key)
-        if key in _NAMES:
-            value = value.T if key in _TRANSPOSED else value
-            renamed[_NAMES[key]] = value.reshape(()) if key == "logit_scale" else value
-        elif module in _NAMES:
-            renamed[f"{_NAMES[module]}.{kind}"] = value
-        elif block and block[3] == "attn.in_proj_":
-            for part, rows in zip("qkv", value.chunk(3)):
-                renamed[f"{_layer(block)}.self_attn.{part}_proj.{block[4]}"] = rows
-        elif block and block[3] in _BLOCK_NAMES:
-            renamed[f"{_layer(block)}.{_BLOCK_NAMES[block[3]]}.{block[4]}"] = value
-        else:
-            unknown.append(key)
-    return renamed, unknown
-
-
-def _layer(block: re.Match) -> str:
-    return f"{'vision' if block[1] else 'text'}_model.encoder.layers.{block[2]}"
+def _check_whole(model: AMNSModel, renamed: Mapping[str, Tensor]) -> None:
+    """A ValueError where weights are missing, have no place in the model, or another shape than the others imply."""
+    wanted = model.state_dict()
+    if missing := sorted(set(wanted) - set(renamed)):
+        raise ValueError(f"{len(missing)} weights of CLIP are missing: {some(missing)}.")
+    refuse_unknown(sorted(set(renamed) - set(wanted)))
+    if other := [name for name in wanted if wanted[name].shape != renamed[name].shape]:
+        name = other[0]
+        raise ValueError(
+            f"{len(other)} weights have another shape than the rest of the file asks for, {name} first: found "
+            f"{list(renamed[name].shape)}, expected {list(wanted[name].shape)}. Is it put together from two models?"
+        )
 
 
 def _config(
@@ -264,7 +231,7 @@ def _config(
     image_size: list[int] | None,
     stride: int | None,
     hidden_act: str,
-    head_width: int,
+    head_widths: tuple[int, int],
     native_size: Sequence[int] | None,
 ) -> AMNSConfig:
     needed = ["visual.conv1.weight", "visual.positional_embedding", "visual.proj"]
@@ -277,6 +244,7 @@ def _config(
         encoder["token_embedding.weight"].shape,
     )
     width, _, _, patch = encoder["visual.conv1.weight"].shape
+    head_width, text_head_width = head_widths
     if width > 1024 and head_width == HEAD_WIDTH:
         logger.warning(
             f"The image encoder is {width} wide. Its heads can't be seen from the weights; {width // HEAD_WIDTH} of "
@@ -286,21 +254,19 @@ def _config(
     size, native_stride = _native_grid(len(positions) - 1, patch, image_size, stride, native_size)
     vision: dict[str, Any] = {"image_size": size, "patch_size": patch, "stride": native_stride}
     text: dict[str, Any] = {"vocab_size": vocabulary, "max_position_embeddings": len(encoder["positional_embedding"])}
-    if vocabulary == CLIP_VOCABULARY:
-        text |= {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1, "pad_token_id": vocabulary - 1}
-    else:
-        # 2 makes transformers pool at the largest id, as all code that writes this layout does.
-        text |= {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    text |= text_tokens(vocabulary)
     for part, tower, channels, heads in (
         (vision, "visual.", width, width / head_width),
-        (text, "", text_width, text_width / HEAD_WIDTH),
+        (text, "", text_width, text_width / text_head_width),
     ):
         if not heads.is_integer():
             raise ValueError(f"an encoder is {channels} wide, which heads of its head width don't divide.")
-        blocks = {match[2] for key in encoder if (match := _BLOCK.fullmatch(key)) and (match[1] or "") == tower}
+        blocks = {int(found[2]) for key in encoder if (found := BLOCK.fullmatch(key)) and (found[1] or "") == tower}
         hidden = encoder.get(f"{tower}transformer.resblocks.0.mlp.c_fc.weight")
         if hidden is None:
             raise ValueError(f"no transformer blocks under {tower}transformer.resblocks.")
+        if gaps := set(range(max(blocks))) - blocks:
+            raise ValueError(f"blocks are missing under {tower}transformer.resblocks: {some(map(str, gaps))}.")
         part |= {"hidden_size": channels, "num_hidden_layers": len(blocks), "num_attention_heads": int(heads)}
         part |= {"intermediate_size": len(hidden), "hidden_act": hidden_act, "projection_dim": projection}
     return AMNSConfig(vision_config=vision, text_config=text, projection_dim=projection)
@@ -357,4 +323,4 @@ def _warn_left_over(path: Path, keys: Iterable[str]) -> None:
         logger.warning(f"{path}: {len(keys)} keys are left over, no part of the encoders: {', '.join(keys)}.")
 
 
-__all__ = ["convert_checkpoint", "convert_preprocessing", "convert_state_dict", "read_checkpoint"]
+__all__ = ["convert_checkpoint", "convert_preprocessing", "convert_state_dict", "read_checkpoint", "read_weights"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from .data.collator import load_image, pad_tokens, undecoded
+from .data.long_captions import WINDOWS, LongCaptions, read_captions, windows_of
 from .protocols import Embedder, PairProcessor
 
 
@@ -66,9 +67,36 @@ def embed_texts(
     captions: Sequence[str],
     batch_size: int = 256,
     progress: bool = False,
+    what: str | None = "Captions to embed",
 ) -> Tensor:
-    """Embeddings of captions, in their order, the same on every process: L2-normalised float32 [captions, D], CPU."""
-    tokens = processor.token_ids(captions)
+    """Embeddings of captions, in their order, the same on every process.
+
+    Captions of more than `processor.max_tokens` tokens are dealt with as `processor.long_captions` says: `cut` at the
+    limit, with a warning; `refuse`d; or read in `windows`: each window, with start and end tokens of its own
+    (`captions_amns.token_windows`), has an L2-normalised embedding, and the caption's is their mean, normalised again.
+
+    Args:
+        model: an `AMNSModel` (not wrapped), on its device; put into eval mode for the call.
+        processor: its `AMNSProcessor`.
+        captions: at least none.
+        batch_size: captions, or windows, per process and step.
+        progress: show a bar on the main process.
+        what: what a warning calls the captions; `None` leaves the warning to the caller.
+    Returns:
+        L2-normalised float32 [captions, D] on the CPU.
+    Raises:
+        ValueError: captions are too long and to be refused.
+    """
+    tokens, whole = read_captions(processor, captions)
+    if what is not None or processor.long_captions != "cut":
+        longest = max(map(len, whole.values()), default=0)
+        found = LongCaptions(len(captions), tuple(whole), longest, processor.max_tokens)
+        found.say(processor.long_captions, what or "Captions to embed", "caption")
+    parts = [[ids] for ids in tokens]
+    if processor.long_captions == WINDOWS:
+        for place, ids in whole.items():
+            parts[place] = windows_of(processor, ids)
+    windows = [window for part in parts for window in part]
 
     def collate(rows: list[list[int]]) -> Mapping[str, Tensor]:
         return pad_tokens(rows, processor.tokenizer.pad_token_id, processor.padded_length)
@@ -77,7 +105,12 @@ def embed_texts(
         tokens = {name: value.to(model.device) for name, value in batch.items()}
         return cast(Tensor, model.get_text_features(**tokens).pooler_output)
 
-    return _embed_all(model, tokens, embed, collate, batch_size, 0, "captions" if progress else None)
+    vectors = _embed_all(model, windows, embed, collate, batch_size, 0, "captions" if progress else None)
+    if len(windows) == len(parts):
+        return vectors
+    of_each = vectors.split([len(part) for part in parts])
+    means = [part[0] if len(part) == 1 else nn.functional.normalize(part.mean(0), dim=0) for part in of_each]
+    return torch.stack(means)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import datasets
 import torch
 from torch import Tensor
 
+from .data.long_captions import refuse_long
 from .embedding import embed_images, embed_texts
 from .metrics.ranking import QueryRanks, rank_metrics, rank_queries
 from .protocols import Embedder, PairProcessor
@@ -69,7 +70,7 @@ def embed_split(
     Returns:
         the embeddings, the same on every process.
     Raises:
-        ValueError: the split lacks its two parts.
+        ValueError: the split lacks its two parts, or captions are too long and `processor.long_captions` is `refuse`.
     """
     if not isinstance(split, Mapping) or not {"gallery", "queries"} <= set(split):
         found = sorted(split) if isinstance(split, Mapping) else type(split).__name__
@@ -77,10 +78,13 @@ def embed_split(
             'A split to evaluate must hold "gallery" and "queries", as load_benchmark(name, root, "val") returns; '
             f"found {found}."
         )
+    captions = split["queries"]["caption"][:]
+    # Before the images, which take longer.
+    refuse_long(processor, captions, "Queries", "query")
     return EmbeddedSplit(
         gallery=embed_images(model, processor, split["gallery"], batch_size, num_workers, progress),
         gallery_ids=torch.tensor(split["gallery"]["person_id"][:]),
-        queries=embed_texts(model, processor, split["queries"]["caption"][:], batch_size, progress),
+        queries=embed_texts(model, processor, captions, batch_size, progress, "Queries"),
         query_ids=torch.tensor(split["queries"]["person_id"][:]),
     )
 

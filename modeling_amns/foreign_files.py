@@ -1,11 +1,11 @@
 """Checkpoint files of other projects: where they lie, reading them without running code, what stands beside them."""
 
-import json
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -13,14 +13,32 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .image_modes_amns import size_pair
+from .open_clip_folders import CONFIG as OPENCLIP_CONFIG
+from .open_clip_folders import FILES as OPENCLIP_FILES
+from .open_clip_folders import HEAD_WIDTH, read_settings
 from .torchscript_files import is_torchscript, read_torchscript
 
-HEAD_WIDTH = 64
-OPENCLIP_CONFIG = "open_clip_config.json"
-OPENCLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
+class _Ignored:
+    """In the place of what is no weight: takes what it is given and keeps nothing."""
+
+    def __init__(self, *values: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+# What stands for plain records and numbers beside weights (TBPS-CLIP's configuration and learning rates, options of
+# argparse): their own classes are not imported.
+_STAND_INS = [
+    (OrderedDict, "easydict.EasyDict"),
+    (OrderedDict, "argparse.Namespace"),
+    (_Ignored, "numpy.dtype"),
+    (_Ignored, "numpy.core.multiarray.scalar"),
+    (_Ignored, "numpy._core.multiarray.scalar"),
+]
 _CONTAINERS = ("model", "state_dict", "model_state_dict")
-_ANCHOR = "visual.class_embedding"
 
 
 def existing(path: str | Path) -> Path:
@@ -49,7 +67,8 @@ def weights_file(path: Path) -> Path:
 def read_checkpoint(file: str | Path) -> dict:
     """Content of a checkpoint file, on the CPU; a pickle that holds anything but tensors and plain values is refused.
 
-    Of TorchScript archives the tensors are read, none of their code.
+    Of TorchScript archives the tensors are read, none of their code. Configurations (`easydict.EasyDict`,
+    `argparse.Namespace`) and numpy's numbers are passed over: their packages are not imported.
     """
     file = Path(file)
     try:
@@ -58,7 +77,9 @@ def read_checkpoint(file: str | Path) -> dict:
         elif is_torchscript(file):
             content = read_torchscript(file)
         else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            # torch declares a list of functions, and takes names beside them.
+            with torch.serialization.safe_globals(cast(list, _STAND_INS)):
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         match = re.search(r"Unsupported .*?(?= was not|$)", str(error), re.MULTILINE)
         found = match[0] if match else "no plain torch.save"
@@ -76,21 +97,25 @@ def read_checkpoint(file: str | Path) -> dict:
 
 
 def openclip_settings(file: Path) -> dict[str, Any]:
-    """Activation, head width and image size from OpenCLIP's configuration beside the weights, empty without one."""
+    """Activation, head widths and image size from OpenCLIP's configuration beside the weights, empty without one."""
     if not file.is_file():
         return {}
-    config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+    config = read_settings(file)["model_cfg"]
     size = config["vision_cfg"].get("image_size")
+    text = config.get("text_cfg") or {}
+    heads, width = text.get("heads", 8), text.get("width", 512)
     return {
+        "text_head_width": width // heads,
         "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
         "head_width": config["vision_cfg"].get("head_width", HEAD_WIDTH),
         "native_size": None if size is None else list(size_pair(size)),
     }
 
 
-def openclip_preprocessing(file: Path) -> dict[str, Any]:
+def openclip_preprocessing(file: str | Path) -> dict[str, Any]:
     """Fields of an image processor from OpenCLIP's configuration, empty (CLIP's own) without one."""
-    config = json.loads(file.read_text(encoding="utf-8")).get("preprocess_cfg", {}) if file.is_file() else {}
+    file = Path(file)
+    config = (read_settings(file).get("preprocess_cfg") or {}) if file.is_file() else {}
     fields = {field: config[name] for name, field in (("mean", "image_mean"), ("std", "image_std")) if name in config}
     if "interpolation" in config:
         name = str(config["interpolation"])
@@ -128,25 +153,6 @@ def unwrap(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, left_over
 
 
-def encoder_prefix(tensors: Mapping[str, Tensor]) -> str:
-    """What stands before `visual.class_embedding`: nothing in CLIP and OpenCLIP, `base_model.` in IRRA and RDE."""
-    found = [key[: -len(_ANCHOR)] for key in tensors if key == _ANCHOR or key.endswith("." + _ANCHOR)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"holds several image encoders, under {some(found)}. Save the one you want by itself.")
-    for mark, kind in {
-        "visual.layer1.": "a ResNet, only CLIP's vision transformers can be converted",
-        "visual.trunk.": "a timm image encoder, only CLIP's own vision transformers can be converted",
-        "vision_model.embeddings.": "transformers' layout without its configuration; pass the folder with config.json",
-    }.items():
-        if any(mark in key for key in tensors):
-            raise ValueError(f"this is {kind}.")
-    raise ValueError(
-        f"no key ends with {_ANCHOR}, so this is no CLIP, OpenCLIP, IRRA or RDE file; found {some(tensors)}."
-    )
-
-
 def some(names: Iterable[str]) -> str:
     """The first few of many names, for an error."""
     names = sorted(names)
@@ -156,7 +162,6 @@ def some(names: Iterable[str]) -> str:
 __all__ = [
     "HEAD_WIDTH",
     "OPENCLIP_CONFIG",
-    "encoder_prefix",
     "existing",
     "openclip_preprocessing",
     "openclip_settings",

@@ -26,7 +26,7 @@ from .configuration_amns import AMNSConfig, as_config
 from .families_amns import FAMILIES, TextModel, VisionModel
 from .outputs_amns import AMNSOutput, AMNSPersonRetrievalOutput
 from .pretrained_amns import LoadsItsGrid, PartOfDualEncoder
-from .text_amns import AMNSTextModel
+from .text_amns import AMNSTextModel, resize_text_positions
 from .vision_amns import AMNSImageTower, AMNSVisionModel
 
 logger = logging.get_logger(__name__)
@@ -91,6 +91,7 @@ class AMNSPreTrainedModel(LoadsItsGrid, CLIPPreTrainedModel):
     def _as_stored(cls, config: PreTrainedConfig, stored: PreTrainedConfig) -> PreTrainedConfig:
         if isinstance(config, AMNSConfig) and isinstance(stored, AMNSConfig):
             config.num_identities = stored.num_identities or config.num_identities
+            config.text_config.max_position_embeddings = stored.text_config.max_position_embeddings
         return super()._as_stored(config, stored)
 
     def _become(self, config: PreTrainedConfig, info: dict[str, Any]) -> None:
@@ -98,12 +99,25 @@ class AMNSPreTrainedModel(LoadsItsGrid, CLIPPreTrainedModel):
         before = _classifier_shapes(self)
         if isinstance(config, AMNSConfig):
             self.resize_identities(config.num_identities)
+            self.resize_text_positions(config.text_config.max_position_embeddings)
         after = _classifier_shapes(self)
         if info and before != after:
             # Left out of the checkpoint, as its shape is another, and so missing from the model.
             info["missing_keys"] |= after.keys()
             info["unexpected_keys"] |= before.keys() - after.keys()
             info["mismatched_keys"] |= {(name, before[name], after[name]) for name in before.keys() & after.keys()}
+
+    def resize_text_positions(self, length: int) -> None:
+        """Gives the text encoder more positions, in place; the processor's `max_tokens` has to follow.
+
+        Args:
+            length: positions, at least as many as there are. The first 20 stay, the others are stretched
+                (`text_amns.stretch_positions`).
+        Raises:
+            ValueError: there are more of them now, too few to stretch, or they are offloaded.
+        """
+        dual: Any = getattr(self, self.base_model_prefix, self)
+        resize_text_positions(dual.text_model, length)
 
     def resize_identities(self, num_identities: int) -> None:
         """Sets how many training identities the classifier tells apart; `AMNSModel` has none and only notes it."""

@@ -14,10 +14,8 @@ from transformers.utils.loading_report import LoadStateDictInfo
 from typing_extensions import Self
 
 from .configuration_amns import AMNSConfig, VisionConfig, as_config
-from .configuration_base_amns import ReadsGrid
+from .configuration_base_amns import LOCATION_ARGUMENTS, ReadsFamilies, ReadsGrid
 
-# What `from_pretrained` needs to find a file, as opposed to what it does with the weights.
-_LOCATION_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "token", "revision", "subfolder")
 # What a configuration would absorb although it says how weights are loaded; transformers' Auto classes do the same.
 _LOADING_ARGUMENTS = ("dtype", "torch_dtype", "quantization_config")
 
@@ -54,7 +52,7 @@ class LoadsItsGrid(PreTrainedModel):
         config: PreTrainedConfig | str | os.PathLike | None = None,
         **kwargs: Any,
     ) -> Self | tuple[Self, dict[str, Any]]:
-        """Loads a checkpoint of AMNS, CLIP or SigLIP (folder or Hub id), safetensors first.
+        """Loads a checkpoint of AMNS, CLIP or SigLIP (folder or Hub id), safetensors first; or OpenCLIP's folder.
 
         The weights are read at the checkpoint's own position grid; where the configuration asks for another one
         (`image_size=[height, width]`, `stride=...` or a `config`), the position embeddings are then resized once
@@ -76,7 +74,7 @@ class LoadsItsGrid(PreTrainedModel):
                 f"{folder} holds LoRA adapters, no model. Put them onto the model that they were trained on with "
                 "modeling_amns.adapters.load_adapter; the output_dir of a run with use_peft holds both, merged."
             )
-        location = {key: kwargs[key] for key in _LOCATION_ARGUMENTS if key in kwargs}
+        location = {key: kwargs[key] for key in LOCATION_ARGUMENTS if key in kwargs}
         if not isinstance(config, PreTrainedConfig):
             loading = {key: kwargs.pop(key) for key in _LOADING_ARGUMENTS if key in kwargs}
             read: Any = wanted.from_pretrained(
@@ -93,7 +91,12 @@ class LoadsItsGrid(PreTrainedModel):
                 f"patch_size={stored_vision.patch_size} and choose image_size or stride."
             )
         as_stored = cls._as_stored(copy.deepcopy(wished), stored)
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=as_stored, **kwargs)
+        read = ReadsFamilies.weights_elsewhere
+        name: str | os.PathLike | None = pretrained_model_name_or_path
+        found = read(str(name), location) if read is not None else None
+        if found is not None:
+            name, kwargs["state_dict"] = None, found
+        loaded: Any = super().from_pretrained(name, *model_args, config=as_stored, **kwargs)
         model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
         model._become(wished, info)
         return loaded

@@ -3,8 +3,8 @@
 import functools
 import os
 import threading
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from transformers.image_utils import ChannelDimension, ImageInput, SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import TensorType
 
-from .captions_amns import clean_caption, prepare_tokenizer, train_tokenizer
+from .captions_amns import check_long_captions, clean_caption, prepare_tokenizer, train_tokenizer
 from .image_modes_amns import as_rgb, flat_images, is_unit_range, size_pair, to_rgb
 
+_CAPTIONS_AT_ONCE = 1024
 # Rescale factor; mean and deviation of each channel.
 Normalization = tuple[float, tuple[float, ...], tuple[float, ...]]
 
@@ -162,6 +163,9 @@ class AMNSProcessor(ProcessorMixin):
         caption_rules: "clip" pads captions to the longest of a call. "siglip" lower-cases them and pads each on the
             right to `max_tokens`, as SigLIP was trained, whose text encoder pools the last position and sees padding.
             `None`: SigLIP's with an image processor of SigLIP, else CLIP's.
+        long_captions: what training and embedding make of captions of more than `max_tokens`: "cut" them and say how
+            many; "refuse" them; "windows" reads them whole, in parts (`embedding.embed_texts`). The processor itself
+            cuts in a call, as CLIP's does.
 
     `from_pretrained(path, image_size=[height, width])` sets another size, which a CLIP checkpoint needs: its own
     processor crops a square.
@@ -178,12 +182,15 @@ class AMNSProcessor(ProcessorMixin):
     valid_processor_kwargs = AMNSProcessorKwargs
     image_processor: AMNSImageProcessor
     tokenizer: PreTrainedTokenizerBase
+    # The processor of a folder of others, None if it is no such folder; set by the package.
+    read_elsewhere: ClassVar["Callable[[str, dict[str, Any]], AMNSProcessor | None] | None"] = None
 
     def __init__(
         self,
         image_processor: BaseImageProcessor | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         caption_rules: str | None = None,
+        long_captions: str = "cut",
         **kwargs: Any,
     ):
         if caption_rules is None:
@@ -193,6 +200,7 @@ class AMNSProcessor(ProcessorMixin):
             image_processor = AMNSImageProcessor.from_image_processor(image_processor)
         super().__init__(image_processor, tokenizer)
         self.caption_rules = caption_rules
+        self.long_captions = check_long_captions(long_captions)
         if tokenizer is not None:
             prepare_tokenizer(tokenizer, caption_rules)
 
@@ -218,13 +226,20 @@ class AMNSProcessor(ProcessorMixin):
         image_size: int | Sequence[int] | None = None,
         **kwargs: Any,
     ) -> "AMNSProcessor":
-        """As `ProcessorMixin.from_pretrained`.
+        """As `ProcessorMixin.from_pretrained`; of OpenCLIP's folders too.
 
         Args:
             image_size: (height, width), or one number for a square: replaces the stored size and any crop. All else
                 (mean, deviation, resampling, ...) stays the checkpoint's.
         """
-        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        try:
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError:
+            read = AMNSProcessor.read_elsewhere
+            found = read(str(pretrained_model_name_or_path), kwargs) if read is not None else None
+            if found is None:
+                raise
+            processor = found
         if image_size is not None:
             processor.image_size = image_size
         return processor
@@ -332,13 +347,17 @@ class AMNSProcessor(ProcessorMixin):
         values = images.to(torch.float32, memory_format=torch.contiguous_format)
         return (values.clone() if values is images else values).mul_(scale).sub_(shift)
 
-    def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """Token ids of each caption with start and end, cut at `max_tokens`, not padded."""
+    def token_ids(self, captions: Sequence[str], cut: bool = True) -> list[list[int]]:
+        """Token ids of each caption with start and end, cut at `max_tokens` or whole, not padded."""
         cleaned = [clean_caption(caption) for caption in captions]
-        if not cleaned:
-            return []
+        limit = {"truncation": True, "max_length": self.max_tokens} if cut else {"truncation": False}
+        found: list[list[int]] = []
         with _tokenizer_lock:
-            return self.tokenizer(cleaned, truncation=True, max_length=self.max_tokens)["input_ids"]
+            # A part at a time: offsets and all that a tokenizer notes beside the ids take ten times their memory.
+            for start in range(0, len(cleaned), _CAPTIONS_AT_ONCE):
+                part = cleaned[start : start + _CAPTIONS_AT_ONCE]
+                found += self.tokenizer(part, **limit, verbose=False, return_attention_mask=False)["input_ids"]
+        return found
 
 
 def _normalization(

@@ -81,6 +81,8 @@ class PairProcessor(Protocol):
     """The road from images and captions to tensors, in two halves: the CPU's, and the arithmetic on any device."""
 
     tokenizer: PreTrainedTokenizerBase
+    # Of `captions_amns.LONG_CAPTIONS`.
+    long_captions: str
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -100,8 +102,8 @@ class PairProcessor(Protocol):
     def normalize_images(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, height, width] as `resize_image` makes them, to float32 on the same device."""
 
-    def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """Token ids of each caption with start and end, cut at `max_tokens`, not padded."""
+    def token_ids(self, captions: Sequence[str], cut: bool = True) -> list[list[int]]:
+        """Token ids of each caption with start and end, cut at `max_tokens` or whole, not padded."""
 
 
 __all__ = ["Embedder", "ImageTower", "MaskedEncoder", "PairProcessor"]

@@ -9,7 +9,7 @@ import platform
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import accelerate
 import datasets
@@ -30,18 +30,18 @@ from .adapters import (
 )
 from .cards import PICTURES
 from .checkpoints import asked_for, missing_parts
-from .configuration_amns import AMNSConfig, AMNSVisionConfig
 from .curves import draw_training
 from .data.benchmarks import dropped_pairs
 from .data.folds import leave_out, pairs_digest, read_fold
+from .data.long_captions import refuse_long
 from .data.noise import moved_captions
 from .disk import whole_file
 from .evaluation import EmbeddedSplit
 from .figures import shown_pairs
-from .loading import check_fit, load_start
+from .loading import load_start
 from .losses import IDENTITY
 from .memory import PeakMemory, peak_memory_mb
-from .modeling_amns import AMNSForPersonRetrieval, AMNSModel
+from .modeling_amns import AMNSModel
 from .processing_amns import AMNSProcessor
 from .query_figures import query_figures, write_query_figures
 from .report import FROM_SCRATCH, METRICS, EpochFigures, RunReport, figures_table, weights_sha256
@@ -49,6 +49,7 @@ from .run_arguments import DataArguments, ModelArguments, parse_arguments
 from .run_folder import check_wishes, locked, refuse_used
 from .run_options import check_selection, read_recipe
 from .run_record import read_record
+from .starts import build, check_positions
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
 from .visualization import draw_masks, draw_pair_losses, ranking_picture
@@ -82,47 +83,6 @@ REPORTED = (
     "gradient_checkpointing",
 )
 FIGURES = tuple(METRICS)
-
-
-def build(
-    arguments: ModelArguments, captions: list[str], num_identities: int
-) -> tuple[AMNSForPersonRetrieval, AMNSProcessor]:
-    """The model and its processor.
-
-    Args:
-        arguments: where to start.
-        captions: of the training set; from scratch, the tokenizer is trained on them.
-        num_identities: of the training set; 0 leaves the classifier out.
-    Raises:
-        ValueError: weights of the start are missing or not finite, or its tokenizer does not fit them.
-
-    A start keeps its preprocessing: mean, deviation, resampling, tokenizer; and, where `arguments` name no other, its
-    image size and stride. Images are never cropped, also those of a CLIP start.
-    """
-    asked = {"image_size": arguments.image_size, "stride": arguments.stride}
-    grid: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    options: dict[str, Any] = {}
-    if arguments.attn_implementation:
-        options["attn_implementation"] = arguments.attn_implementation
-    if arguments.model_name_or_path:
-        start = arguments.model_name_or_path
-        model = load_start(start, AMNSForPersonRetrieval, num_identities=num_identities, **grid, **options)
-        # Whatever a folder says, no code of it runs here.
-        size = model.config.vision_config.image_size
-        processor = AMNSProcessor.from_pretrained(start, image_size=size, trust_remote_code=False)
-        check_fit(model, processor, start)
-        return model, processor
-    vision = AMNSVisionConfig(**{**cast(dict, arguments.vision_config or {}), **grid})
-    processor = AMNSProcessor.from_captions(captions, vision.image_size, arguments.vocab_size)
-    config = AMNSConfig(
-        vision_config=vision.to_dict(),
-        text_config={**cast(dict, arguments.text_config or {}), **processor.text_config_fields},
-        projection_dim=arguments.projection_dim,
-        num_identities=num_identities,
-        **options,
-    )
-    processor.max_tokens = config.text_config.max_position_embeddings
-    return AMNSForPersonRetrieval(config), processor
 
 
 def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments) -> tuple[AMNSTrainer, RunReport]:
@@ -162,7 +122,7 @@ def _run(
         args.run_name = f"{folder.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     if start.model_name_or_path:
         # Before the data, which may take minutes to read; how many persons they show is known only then.
-        load_start(start.model_name_or_path, AMNSModel)
+        check_positions(start, load_start(start.model_name_or_path, AMNSModel))
     train = data.load_train()
     noise_rate = _noise_share(train)
     splits = {"train": train} | {split: data.load(split) for split in dict.fromkeys(("test", data.selection_split))}
@@ -176,6 +136,8 @@ def _run(
     # The same start in every process and run, whatever was drawn before.
     torch.manual_seed(args.seed)
     model, processor = build(start, train["caption"][:], num_identities)
+    # Read last, and never in vain.
+    refuse_long(processor, test["queries"]["caption"][:], "Queries of the test split", "query")
     trainer = AMNSTrainer(
         add_adapters(model, start) if start.use_peft else model,
         args,
@@ -183,7 +145,7 @@ def _run(
         eval_dataset=splits[data.selection_split],
         processing_class=processor,
     )
-    trainer.run_options = _deciding(data, start) | left_out
+    trainer.run_options = _deciding(data, start) | left_out | {"long_captions": processor.long_captions}
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     embedded, last_embedded, best, last, selected = _evaluate_and_save(trainer, test)
     origin, base_model = _origin(start.model_name_or_path)
@@ -200,7 +162,7 @@ def _run(
         dropped_pairs={split: dropped_pairs(rows) for split, rows in splits.items()},
         start=origin,
         base_model=base_model,
-        training=_configuration(start, args) | (left_out if data.left_out_fold else {}) | _changes(trainer),
+        training=_configuration(start, args, processor) | (left_out if data.left_out_fold else {}) | _changes(trainer),
         environment=_environment(args.device),
         doubtful_share=round(trainer.mixture.doubtful_share, 4) if trainer.mixture else None,
         seconds=round(time.time() - began, 1),
@@ -309,12 +271,13 @@ def _origin(start: str | None) -> tuple[str, str | None]:
     return start, start
 
 
-def _configuration(start: ModelArguments, args: AMNSTrainingArguments) -> dict:
+def _configuration(start: ModelArguments, args: AMNSTrainingArguments, processor: AMNSProcessor) -> dict:
     """What was trained with; the losses stand in the report by themselves."""
     own = {option.name for option in fields(args)} - {option.name for option in fields(TrainingArguments)}
     names = [*REPORTED, *sorted(own - {"loss_weights", "hub_license", "overwrite_output_dir"})]
     adapters = {option.name: getattr(start, option.name) for option in fields(AdapterArguments) if start.use_peft}
-    return {name: getattr(args, name) for name in names} | adapters | {"world_size": args.world_size}
+    captions = {"max_tokens": processor.max_tokens, "long_captions": processor.long_captions}
+    return {name: getattr(args, name) for name in names} | adapters | captions | {"world_size": args.world_size}
 
 
 def _deciding(data: DataArguments, start: ModelArguments) -> dict[str, Any]:

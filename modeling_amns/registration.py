@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
 from transformers.configuration_utils import PreTrainedConfig
 
+from . import open_clip_folders
 from .configuration_amns import (
     AMNSConfig,
     AMNSSiglipTextConfig,
@@ -19,6 +20,7 @@ from .configuration_amns import (
     AMNSTextConfig,
     AMNSVisionConfig,
 )
+from .configuration_base_amns import ReadsFamilies
 from .import_hooks import WhenImported
 
 # Auto class, configuration, our module, our class.
@@ -81,6 +83,14 @@ def register() -> None:
             getattr(loaded, mapping).register(AMNSConfig, value)
 
         WhenImported(f"transformers.models.auto.{slow}", add)
+    # `from_pretrained` of OpenCLIP's folders.
+    ReadsFamilies.read_elsewhere = open_clip_folders.read_config
+    ReadsFamilies.weights_elsewhere = open_clip_folders.read_weights
+
+    def add_reader(loaded: ModuleType) -> None:
+        loaded.AMNSProcessor.read_elsewhere = open_clip_folders.read_processor
+
+    WhenImported(f"{__package__}.processing_amns", add_reader)
 
 
 __all__ = ["register"]

@@ -8,6 +8,7 @@ import datasets
 from transformers.hf_argparser import string_to_bool
 
 from .adapters import AdapterArguments
+from .captions_amns import check_long_captions
 from .cli import OptionParser
 from .configuration_amns import check_limit
 from .data.folds import read_fold
@@ -84,6 +85,19 @@ class ModelArguments(AdapterArguments):
     )
     projection_dim: int = field(default=512, metadata={"help": "From scratch: size of the embedding space."})
     vocab_size: int = field(default=4096, metadata={"help": "From scratch: tokens learnt from the captions, at most."})
+    max_text_positions: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stretch a start's text encoder to so many tokens, as Long-CLIP to 248; default: the start's own."
+        },
+    )
+    long_captions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Captions of more tokens than that: cut (with a warning), refuse, or read in windows; default: as "
+            "the start, else cut."
+        },
+    )
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
 
     def __post_init__(self):
@@ -91,6 +105,15 @@ class ModelArguments(AdapterArguments):
             check_limit(name, getattr(self, name))
         for name in ("vision_config", "text_config"):
             setattr(self, name, read_encoder(name, getattr(self, name)))
+        if self.long_captions is not None:
+            check_long_captions(self.long_captions)
+        if self.max_text_positions is not None:
+            check_limit("max_position_embeddings", self.max_text_positions)
+            if not self.model_name_or_path:
+                raise ValueError(
+                    "max_text_positions stretches the positions of a start, and there is no model_name_or_path; from "
+                    f"scratch set text_config '{{\"max_position_embeddings\": {self.max_text_positions}}}'."
+                )
         if self.model_name_or_path:
             given = {name: getattr(self, name) for name in FROM_SCRATCH_OPTIONS}
             refuse_from_scratch_options(self.model_name_or_path, given, FROM_SCRATCH_OPTIONS)

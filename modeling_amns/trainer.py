@@ -14,6 +14,7 @@ from transformers.trainer_utils import BestRun, HPSearchBackend
 from .adapters import save_configuration
 from .contract import (
     KnownPersons,
+    check_captions,
     check_eval_sets,
     check_training_set,
     prepare_model,
@@ -97,8 +98,9 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
         refuse_trainer_arguments(kwargs)
         check_training_set(train_dataset, args)
         check_eval_sets(eval_dataset, args, own_metrics=kwargs.get("compute_metrics") is not None)
+        counted = check_captions(train_dataset, eval_dataset, processing_class)
         self.person_ids: list[int] | None = None
-        preparer = PairPreparer(processing_class, args.augmentation(), args.sampling_seed)
+        preparer = PairPreparer(processing_class, args.augmentation(), args.sampling_seed, counted)
         prepared: TrainingPairs | StreamedPairs | None = None
         if isinstance(train_dataset, datasets.Dataset):
             train_dataset = train_dataset.with_format(None)

@@ -6,7 +6,6 @@ python scripts/audit_noise.py outputs/mine --pairs pairs.csv --write_clean clean
 """
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from accelerate import PartialState
 from modeling_amns.audit.audit_arguments import AuditArguments
 from modeling_amns.audit.auditing import audit_pairs, image_names, run_losses
 from modeling_amns.audit.cleaning import (
-    REMOVED,
-    REPAIRED,
+    change,
     doubtful_rows,
     read_decisions,
     read_records,
@@ -73,22 +71,6 @@ def main() -> int:
     # Threads of a group that is left to the end of the interpreter can abort it.
     PartialState().destroy_process_group()
     return 0
-
-
-def change(
-    doubtful: dict[int, str], repaired: int, pairs: int, decisions: dict[int, str], folder: str, options: list[str]
-) -> str:
-    """What the clean set lacks, and how to read it."""
-    by_hand = sum(why == "decision" for why in doubtful.values())
-    kept = sum(decision == "right" for decision in decisions.values())
-    said = (
-        f"Found {len(doubtful):,} of {pairs:,} training pairs doubtful ({len(doubtful) - by_hand:,} by the model, "
-        f"{by_hand:,} by decisions, which keep {kept:,}). Wrote {folder} without {len(doubtful) - repaired:,} of "
-        f"them, which {Path(folder) / REMOVED} lists"
-    )
-    if repaired:
-        said += f", and with {repaired:,} that have another's caption now, which {Path(folder) / REPAIRED} lists"
-    return f"{said}. Train with\n  {shlex.join(options)}"
 
 
 if __name__ == "__main__":

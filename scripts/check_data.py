@@ -63,12 +63,12 @@ def token_counter(path: str) -> dict[str, Callable[[list[str]], list[int]] | int
     """What counts a caption's tokens, start and end included, with a checkpoint's tokenizer, and how many it keeps."""
     from modeling_amns import AMNSProcessor
 
-    tokenizer = AMNSProcessor.from_pretrained(path, trust_remote_code=False).tokenizer
+    processor = AMNSProcessor.from_pretrained(path, trust_remote_code=False)
 
     def count_tokens(captions: list[str]) -> list[int]:
-        return [len(ids) for ids in tokenizer(captions, truncation=False, verbose=False)["input_ids"]]
+        return [len(ids) for ids in processor.token_ids(captions, cut=False)]
 
-    return {"count_tokens": count_tokens, "max_tokens": tokenizer.model_max_length}
+    return {"count_tokens": count_tokens, "max_tokens": processor.max_tokens}
 
 
 if __name__ == "__main__":

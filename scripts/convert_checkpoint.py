@@ -1,14 +1,15 @@
-"""Turns a checkpoint of OpenAI CLIP, OpenCLIP, IRRA, RDE or transformers' CLIP into an AMNS folder.
+"""Turns a checkpoint of OpenAI CLIP, OpenCLIP, Long-CLIP, TBPS-CLIP, IRRA, RDE or transformers into AMNS; and back.
 
 python scripts/convert_checkpoint.py ViT-B-16.pt converted/clip --image_size 384 128
 python scripts/convert_checkpoint.py logs/CUHK-PEDES/irra/best.pth converted/irra
+python scripts/convert_checkpoint.py outputs/quickstart exported/open_clip --to open_clip
 """
 
 import modeling_amns  # noqa: F401  before all that is slow: Ctrl-C ends it in one line from here on
 
 # isort: split
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -18,12 +19,19 @@ from modeling_amns.cli import parse, run_script
 from modeling_amns.clip_tokenizer import clip_tokenizer
 from modeling_amns.conversion import convert_checkpoint, convert_preprocessing
 from modeling_amns.disk import whole_model
+from modeling_amns.export import export_clip, export_open_clip
 
 
 @dataclass
 class ConversionArguments:
     """What the file does not say, or says otherwise."""
 
+    to: str = field(
+        default="amns",
+        metadata={
+            "help": "amns; or, from an AMNS checkpoint: clip (transformers' CLIPModel, square images only), open_clip."
+        },
+    )
     image_size: list[int] | None = field(
         default=None, metadata={"help": "Height and width, one number for a square; default: the file's own."}
     )
@@ -48,12 +56,14 @@ class ConversionArguments:
 def main() -> int:
     """Converts, and says what came out."""
     words = {
-        "checkpoint": "file, or folder of a transformers or OpenCLIP model",
-        "output_dir": "folder that AMNSModel.from_pretrained will load",
+        "checkpoint": "file, or folder of a transformers or OpenCLIP model; with --to, an AMNS checkpoint",
+        "output_dir": "folder that from_pretrained, or OpenCLIP, will load",
     }
     options, checkpoint, output_dir = parse((ConversionArguments,), __doc__, words)
     if options.hidden_act not in (None, "quick_gelu", "gelu"):
         raise ValueError(f"--hidden_act must be quick_gelu or gelu, found {options.hidden_act!r}.")
+    if options.to != "amns":
+        return export(options, checkpoint, output_dir)
     model = convert_checkpoint(
         Path(checkpoint), options.image_size, options.stride, options.hidden_act, options.head_width
     )
@@ -65,6 +75,19 @@ def main() -> int:
         f"{output_dir}: {model.num_parameters():,} parameters, images {vision.image_size} (height, width), "
         f"grid {vision.grid_size}, {vision.hidden_act}; {processor}."
     )
+    return 0
+
+
+def export(options: ConversionArguments, checkpoint: str, output_dir: str) -> int:
+    """Writes an AMNS checkpoint as others read it."""
+    exports = {"clip": export_clip, "open_clip": export_open_clip}
+    if options.to not in exports:
+        raise ValueError(f"--to must be amns, clip or open_clip, found {options.to!r}.")
+    given = [name.name for name in fields(options) if name.name != "to" and getattr(options, name.name) is not None]
+    if given:
+        raise ValueError(f"--{given[0]} has no effect with --to {options.to}: the checkpoint is written as it is.")
+    exports[options.to](checkpoint, output_dir)
+    print(f"{output_dir}: {checkpoint} as {'OpenCLIP' if options.to == 'open_clip' else 'CLIPModel'} reads it.")
     return 0
 
 
@@ -80,7 +103,9 @@ def save_processor(source: str | Path | None, checkpoint: Path, folder: Path, mo
     except FileNotFoundError as error:
         return f"saved without a processor: {error}"
     processor = AMNSProcessor(images, tokenizer)
-    processor.max_tokens = min(processor.max_tokens, model.config.text_config.max_position_embeddings)
+    # OpenAI's tokenizer stops at 77 tokens, where Long-CLIP goes on; a folder's own knows its limit.
+    positions = model.config.text_config.max_position_embeddings
+    processor.max_tokens = min(processor.max_tokens, positions) if source == checkpoint else positions
     processor.save_pretrained(folder)
     return "OpenAI's tokenizer" if source is None else f"tokenizer of {source}"
 

@@ -18,6 +18,7 @@ stand_aside(__name__, __file__)
 
 from accelerate import PartialState
 
+from modeling_amns.captions_amns import check_long_captions
 from modeling_amns.data.benchmarks import BENCHMARKS
 from modeling_amns.data.sources import SourceArguments
 from modeling_amns.evaluation import embed_split
@@ -51,6 +52,10 @@ class EvaluationArguments:
     image_size: list[int] | None = field(
         default=None, metadata={"help": "Height and width, default the checkpoint's; CLIP checkpoints need it."}
     )
+    long_captions: str | None = field(
+        default=None,
+        metadata={"help": "Captions longer than the text encoder: cut, refuse or windows; default the checkpoint's."},
+    )
     batch_size: int = field(default=128, metadata={"help": "Images or captions at a time."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     device: str | None = field(default=None, metadata={"help": "Default: the accelerator if there is one."})
@@ -70,6 +75,8 @@ def main() -> int:
     )
     if options.split not in ("val", "test"):
         raise ValueError(f"--split must be val or test, found {options.split!r}.")
+    if options.long_captions is not None:
+        check_long_captions(options.long_captions)
     if options.keep_ratio is not None and (options.figures is None or not 0 < options.keep_ratio <= 1):
         raise ValueError(f"--keep_ratio is of the pictures of --figures, in (0, 1]; found {options.keep_ratio}.")
     if options.figures is not None:
@@ -77,6 +84,7 @@ def main() -> int:
     # All of them first: a wrong path is an error of the first second, not of the last hour.
     splits = {source.name: source.load(options.split) for source in sources.each()}
     model, processor = load_checkpoint(name, options.image_size)
+    processor.long_captions = options.long_captions or processor.long_captions
     model.to(options.device or PartialState().device)
     embedded = {
         benchmark: embed_split(model, processor, split, options.batch_size, options.num_workers, progress=True)

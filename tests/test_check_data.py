@@ -106,7 +106,7 @@ def test_long_captions_are_counted_by_the_tokenizer_that_is_given(benchmark):
     records[0]["captions"] = ["w " * MAX_TOKENS, "w " * (MAX_TOKENS + 1)]
     write(folder, records)
     assert check(folder).long_captions is None
-    assert "not counted" in check(folder).as_text()
+    assert "77 tokens: at least 2, by their words; give a processor" in check(folder).as_text()
     count = lambda captions: [len(caption.split()) for caption in captions]  # noqa: E731
     report = check(folder, count_tokens=count)
     assert report.long_captions == 1 and not report.broken

@@ -18,7 +18,9 @@ from conftest import CAPTIONS, IMAGE_SIZE, tiny_config
 from PIL import Image
 
 from modeling_amns import AMNSModel, AMNSProcessor, export
+from modeling_amns.embedding import embed_texts
 from modeling_amns.evaluation import evaluate_retrieval
+from modeling_amns.retrieval.encoders import ExportedEncoder
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -440,3 +442,28 @@ def test_the_script_explains_bad_input_in_one_line(tmp_path, monkeypatch, capsys
             runpy.run_path(str(ROOT / "scripts" / "export.py"), run_name="__main__")
         said = capsys.readouterr().err
         assert end.value.code == 1 and message in said.strip().splitlines()[-1] and "Traceback" not in said
+
+
+@pytest.mark.parametrize("choice", ["cut", "windows", "refuse", None])
+def test_long_captions_without_torch_are_those_of_the_model(exported, processor, tmp_path, choice):
+    """What the folder says; one of before it said anything cuts."""
+    folder, model = exported
+    own = AMNSProcessor.from_tokenizer(copy.deepcopy(processor.tokenizer), processor.image_size)
+    own.long_captions = choice or "cut"
+    shutil.copytree(folder, tmp_path / "copy")
+    parameters = json.loads((folder / "preprocessing.json").read_text())
+    assert parameters["text"].pop("long_captions") == "cut"
+    parameters["text"] |= {"long_captions": choice} if choice else {}
+    (tmp_path / "copy" / "preprocessing.json").write_text(json.dumps(parameters))
+    reader, captions = OnnxRetrieval(tmp_path / "copy"), ["", " ".join(CAPTIONS * 9), CAPTIONS[0], "a &amp; b " * 99]
+    if choice == "refuse":
+        with pytest.raises(ValueError, match="Caption 1 has more than the 77 tokens"):
+            reader.embed_texts(captions)
+        return
+    got = reader.embed_texts(captions, batch_size=3)
+    assert got.dtype == np.float32 and np.abs(got - embed_texts(model, own, captions).numpy()).max() < 1e-5
+    assert reader.embed_texts([]).shape == (0, got.shape[1])
+    encoder = ExportedEncoder(tmp_path / "copy")
+    assert encoder.long_captions == own.long_captions and np.allclose(encoder.embed_texts(captions), got, atol=1e-6)
+    encoder.long_captions = "cut" if choice == "windows" else "windows"
+    assert not np.allclose(encoder.embed_texts(captions)[1], got[1], atol=1e-4)

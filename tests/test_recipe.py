@@ -201,3 +201,46 @@ def test_a_package_that_is_not_installed_can_report_its_version(tmp_path, monkey
     monkeypatch.setattr(importlib.metadata, "distribution", absent)
     found = recipe._environment(arguments(tmp_path).device)
     assert found["modeling_amns"] == modeling_amns.__version__ and "torch" in found
+
+
+def test_a_start_with_more_positions_trains_goes_on_and_is_saved_with_them(tmp_path, root):
+    """By `max_text_positions`, and `long_captions`, which a checkpoint remembers."""
+    recipe.run(DataArguments(data_root=str(root)), start(), arguments(tmp_path / "first", max_steps=2))
+    data = DataArguments(data_root=str(root))
+    longer = ModelArguments(
+        model_name_or_path=str(tmp_path / "first"), max_text_positions=120, long_captions="windows"
+    )
+    options = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 1, "eval_steps": 1}
+    recipe.run(data, longer, arguments(tmp_path / "run", max_steps=1, **options))
+    again = arguments(tmp_path / "run", max_steps=2, resume_from_checkpoint="true", **options)
+    _, report = recipe.run(data, longer, again)
+    assert (report.training["max_tokens"], report.training["long_captions"]) == (120, "windows")
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-1"):
+        model, processor = load_checkpoint(folder)
+        assert model.config.text_config.max_position_embeddings == processor.max_tokens == 120
+        assert processor.long_captions == "windows" and processor.tokenizer.model_max_length == 120
+    cut = ModelArguments(model_name_or_path=str(tmp_path / "first"), max_text_positions=120, long_captions="cut")
+    with pytest.raises(ValueError, match='long_captions was "windows", now "cut"'):
+        recipe.run(data, cut, again)
+
+
+def test_positions_and_long_captions_are_refused_before_data_are_read(tmp_path, processor):
+    for part in (tiny_retrieval_model(processor), processor):
+        part.save_pretrained(tmp_path / "start")
+    nowhere, begin = DataArguments(data_root="nowhere"), str(tmp_path / "start")
+    with pytest.raises(ValueError, match="has 77 positions, found max_text_positions 60; they can only become more"):
+        recipe.run(nowhere, ModelArguments(model_name_or_path=begin, max_text_positions=60), arguments(tmp_path / "a"))
+    with pytest.raises(ValueError, match=r"from scratch set text_config '\{\"max_position_embeddings\": 248\}'"):
+        ModelArguments(max_text_positions=248)
+    with pytest.raises(ValueError, match=r"must lie in \[1, 65,536\], found 70000"):
+        ModelArguments(model_name_or_path=begin, max_text_positions=70_000)
+    with pytest.raises(ValueError, match="long_captions must be one of cut, refuse, windows, found 'split'"):
+        ModelArguments(long_captions="split")
+
+
+def test_long_queries_of_the_test_split_are_refused_before_training(tmp_path, root, monkeypatch):
+    short = start()
+    short.long_captions, short.text_config = "refuse", TINY | {"max_position_embeddings": 12}
+    monkeypatch.setattr(recipe, "AMNSTrainer", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(ValueError, match="Queries of the test split: .* the 12 tokens that the text encoder reads"):
+        recipe.run(DataArguments(data_root=str(root)), short, arguments(tmp_path / "run"))

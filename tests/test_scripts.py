@@ -164,3 +164,10 @@ def test_a_model_is_evaluated_on_several_benchmarks_as_on_each(trained, tmp_path
     assert json.loads(both.stdout) == dict(zip(("rstpreid", "icfg-pedes"), (json.loads(one.stdout) for one in alone)))
     missing = run("evaluate.py", folder / "out", "--benchmark", "rstpreid", "cuhk-pedes", *place)
     assert missing.returncode == 1 and "cuhk-pedes: no annotation file" in missing.stderr
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "audit_noise.py"])
+def test_an_unknown_choice_for_long_captions_is_refused_before_any_work(tmp_path, script, monkeypatch, capsys):
+    options = tmp_path, "--data_root", tmp_path, "--long_captions", "split"
+    code, said = run_here(monkeypatch, capsys, script, *options)
+    assert code == 1 and "long_captions must be one of cut, refuse, windows, found 'split'" in said

@@ -127,6 +127,16 @@ def test_a_checkpoint_and_its_export_share_a_gallery(amns, photos, models):
     assert code == 0 and not err and by_checkpoint == by_export and len(by_export) == 8
 
 
+def test_a_long_sentence_is_cut_with_a_note_refused_or_read_whole(amns, photos, models):
+    sentence, place = " ".join([TEXT] * 30), ["search", photos]
+    code, _, err = amns(*place, sentence, "--model", models / "checkpoint")
+    assert code == 0 and "longer than the model reads" in " ".join(err)
+    code, _, err = amns(*place, sentence, "--long_captions", "windows")
+    assert code == 0 and "longer than the model reads" not in " ".join(err)
+    code, _, err = amns(*place, sentence, "--long_captions", "refuse")
+    assert code == 1 and "the text encoder reads: caption 0. Shorten" in " ".join(err)
+
+
 def test_a_query_can_be_read_by_the_quantised_encoder(amns, photos, models):
     amns("index", photos, "--model", models / "exported")
     whole = json.loads("".join(amns("search", photos, TEXT, "--json")[1]))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from ..captions_amns import check_long_captions
 from ..extras import require
 from ..loading import load_checkpoint
 from ..modeling_amns import AMNSModel
@@ -47,6 +48,10 @@ class AuditArguments:
     image_size: list[int] | None = field(
         default=None, metadata={"help": "Height and width, default the checkpoint's; CLIP checkpoints need it."}
     )
+    long_captions: str | None = field(
+        default=None,
+        metadata={"help": "Captions longer than the text encoder: cut, refuse or windows; default the checkpoint's."},
+    )
     batch_size: int = field(default=128, metadata={"help": "Images or captions at a time."})
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     device: str | None = field(default=None, metadata={"help": "Default: the accelerator if there is one."})
@@ -58,6 +63,8 @@ class AuditArguments:
         for path, kind in ((self.duplicates, ".json"), (self.sheet, ".html")):
             if path is not None:
                 check_output(path, self.overwrite, (kind,))
+        if self.long_captions is not None:
+            check_long_captions(self.long_captions)
         if self.sheet_pairs < 1:
             raise ValueError(f"--sheet_pairs must be at least 1, found {self.sheet_pairs}.")
         if self.write_clean is not None:
@@ -72,6 +79,7 @@ class AuditArguments:
     def load(self, name: str | Path) -> tuple[AMNSModel, AMNSProcessor]:
         """A checkpoint on its device."""
         model, processor = load_checkpoint(name, self.image_size)
+        processor.long_captions = self.long_captions or processor.long_captions
         return model.to(self.device or PartialState().device), processor
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,11 +246,26 @@ def _embedded(row: dict[str, Any]) -> dict[str, Any]:
     return {"image": {"bytes": data, "path": os.path.basename(image["path"] or "") or None}}
 
 
+def change(
+    doubtful: dict[int, str], repaired: int, pairs: int, decisions: dict[int, str], folder: str, options: list[str]
+) -> str:
+    """What the clean set lacks, and how to read it."""
+    by_hand = sum(why == "decision" for why in doubtful.values())
+    kept = sum(decision == "right" for decision in decisions.values())
+    said = (
+        f"Found {len(doubtful):,} of {pairs:,} training pairs doubtful ({len(doubtful) - by_hand:,} by the model, "
+        f"{by_hand:,} by decisions, which keep {kept:,}). Wrote {folder} without {len(doubtful) - repaired:,} of "
+        f"them, which {Path(folder) / REMOVED} lists"
+    )
+    if repaired:
+        said += f", and with {repaired:,} that have another's caption now, which {Path(folder) / REPAIRED} lists"
+    return f"{said}. Train with\n  {shlex.join(options)}"
+
+
 __all__ = [
     "DECISIONS",
-    "REMOVED",
-    "REPAIRED",
     "SourceRecords",
+    "change",
     "check_folder",
     "doubtful_rows",
     "read_decisions",

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..data.long_captions import refuse_long
 from ..embedding import embed_images, embed_texts
 from ..protocols import MaskedEncoder, PairProcessor
 from .scoring import Comparison, compare_pairs
@@ -92,8 +93,11 @@ def score_pairs(
     if lacking := [name for name in _COLUMNS if name not in train.column_names]:
         raise ValueError(f"The data set lacks {', '.join(lacking)}; it has {', '.join(train.column_names)}.")
     _, first, image_of = np.unique(train["image_id"][:], return_index=True, return_inverse=True)
+    captions = train["caption"][:]
+    # Before the images, which take longer.
+    refuse_long(processor, captions, "Pairs to audit")
     images = embed_images(model, processor, train.select(first), batch_size, num_workers, progress)
-    texts = embed_texts(model, processor, train["caption"][:], batch_size, progress)
+    texts = embed_texts(model, processor, captions, batch_size, progress, "Pairs to audit")
     # On the accelerator where there is one; there the comparison costs next to nothing.
     there = model.device
     pairs = EmbeddedPairs(

@@ -26,6 +26,8 @@ from .records import SPLITS, Counts, Record, count, counts_table, knows_truth
 
 # Of CLIP, and so of most checkpoints.
 MAX_TOKENS = 77
+# Its start and end tokens.
+_ENDS = 2
 # Lines of one kind that the report prints; the JSON form has all.
 MAX_LINES = 20
 _BATCH = 1000
@@ -50,6 +52,9 @@ class Report:
         image_sizes: smallest and largest (width, height) in pixels, each side by itself; None if no image was read.
         repeated_captions: captions that another person of the same split has, word for word.
         long_captions: captions of more than `max_tokens`, which are cut; None where they were not counted.
+        longest_caption: tokens of the longest caption; None where they were not counted.
+        surely_long_captions: captions of more words than `max_tokens` leaves beside start and end; a word has at least
+            one token, so at least these are too long.
         max_tokens: that a caption may have, start and end included.
         remarks: what is odd but not broken.
     """
@@ -64,6 +69,8 @@ class Report:
     image_sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
     repeated_captions: int = 0
     long_captions: int | None = None
+    longest_caption: int | None = None
+    surely_long_captions: int = 0
     max_tokens: int = MAX_TOKENS
     remarks: list[str] = field(default_factory=list)
 
@@ -83,7 +90,11 @@ class Report:
         if self.image_sizes:
             (width, height), (widest, highest) = self.image_sizes
             lines += ["", f"Images: {width} to {widest} pixels wide, {height} to {highest} high."]
-        long = "not counted, give a processor" if self.long_captions is None else f"{self.long_captions:,}"
+        long = f"at least {self.surely_long_captions:,}, by their words; give a processor to count them"
+        if self.long_captions is not None:
+            captions = sum(found.captions for found in self.counts.values())
+            share = f" of {captions:,} ({self.long_captions / max(captions, 1):.2%})" if self.long_captions else ""
+            long = f"{self.long_captions:,}{share}, the longest caption has {self.longest_caption:,}"
         lines += [
             "",
             f"- records that cannot be used: {len(self.invalid):,}",
@@ -218,11 +229,13 @@ def _count_long(
     max_tokens: int,
 ) -> None:
     report.max_tokens = max_tokens
+    captions = [caption for record in records for caption in record.captions]
+    report.surely_long_captions = sum(len(caption.split()) > max_tokens - _ENDS for caption in captions)
     if count_tokens is not None:
-        captions = [caption for record in records for caption in record.captions]
         batches = range(0, len(captions), _BATCH)
-        lengths = (length for start in batches for length in count_tokens(captions[start : start + _BATCH]))
+        lengths = [length for start in batches for length in count_tokens(captions[start : start + _BATCH])]
         report.long_captions = sum(length > max_tokens for length in lengths)
+        report.longest_caption = max(lengths, default=0)
 
 
 @dataclass

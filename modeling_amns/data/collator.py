@@ -17,8 +17,12 @@ from transformers import PreTrainedTokenizerBase
 
 from ..protocols import PairProcessor
 from .images import decode_image
+from .long_captions import CUT, WINDOWS, LongCaptions, read_captions, windows_of
 from .sampler import PairKey
 from .transforms import Augmentation, flip_and_crop
+
+# Apart from the draws of the augmentation.
+_WINDOW = 1
 
 
 class PairPreparer:
@@ -28,10 +32,22 @@ class PairPreparer:
         processor: an `AMNSProcessor`; its images before normalisation and its tokens are used.
         augmentation: `None` leaves images and captions as they are.
         seed: with epoch and row it fixes the augmentation.
+        counted: the captions of the whole set were looked at, and those that are too long are spoken of. Else, as of
+            a stream, the first one that is read is warned of or refused.
+
+    Where the processor reads long captions in windows, an example has one of them, drawn anew in each epoch: every
+    window is true of the image, and its step costs what that of a short caption does.
     """
 
-    def __init__(self, processor: PairProcessor, augmentation: Augmentation | None = None, seed: int = 0):
+    def __init__(
+        self,
+        processor: PairProcessor,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        counted: bool = False,
+    ):
         self.processor = processor
+        self._told = counted
         self.augmentation = augmentation
         self.seed = seed
         self.height, self.width = processor.image_size
@@ -53,8 +69,25 @@ class PairPreparer:
 
     def batch(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[PairKey]) -> list[dict[str, Any]]:
         """Examples of many rows; their captions are tokenised in one call, which costs a tenth of a call for each."""
-        tokens = self.processor.token_ids([row["caption"] for row in rows])
+        tokens = self._tokens([row["caption"] for row in rows], keys)
         return [self._example(row, key, ids) for row, key, ids in zip(rows, keys, tokens, strict=True)]
+
+    def _tokens(self, captions: list[str], keys: Sequence[PairKey]) -> list[list[int]]:
+        choice = self.processor.long_captions
+        if self._told and choice != WINDOWS:
+            return self.processor.token_ids(captions)
+        tokens, whole = read_captions(self.processor, captions)
+        for place, ids in whole.items():
+            if choice == WINDOWS:
+                windows = windows_of(self.processor, ids)
+                # A stream of numbers of its own: what else is drawn for a pair does not depend on its length.
+                generator = np.random.default_rng([self.seed, *keys[place], _WINDOW])
+                tokens[place] = windows[generator.integers(len(windows))]
+            elif not self._told:
+                found = LongCaptions(1, (keys[place].row,), len(ids), self.processor.max_tokens)
+                found.say(choice, "The first long caption of the stream, of which there may be more")
+                self._told = choice == CUT
+        return tokens
 
     def _example(self, row: Mapping[str, Any], key: PairKey, ids: list[int]) -> dict[str, Any]:
         image = self.image(row)

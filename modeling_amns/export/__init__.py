@@ -1,4 +1,4 @@
-"""A checkpoint in other forms: ONNX, int8 and `torch.export` programs, and a `SentenceTransformer`.
+"""A checkpoint in other forms: ONNX, int8 and `torch.export` programs, `SentenceTransformer`, CLIP and OpenCLIP.
 
 Imported at first use, so that `amns_onnx`, which needs no torch, is there without it.
 """
@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .clip import export_clip, export_open_clip
     from .onnx import (
         TOLERANCE,
         Encoder,
@@ -29,7 +30,9 @@ __all__ = [
     "TextEncoder",
     "compare",
     "encoders",
+    "export_clip",
     "export_onnx",
+    "export_open_clip",
     "export_programs",
     "export_sentence_transformer",
     "preprocessing",
@@ -39,5 +42,7 @@ __all__ = [
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "sentence_transformers" if name == "export_sentence_transformer" else "onnx"
+    elsewhere = {"export_sentence_transformer": "sentence_transformers"}
+    elsewhere |= dict.fromkeys(("export_clip", "export_open_clip"), "clip")
+    module = elsewhere.get(name, "onnx")
     return getattr(importlib.import_module(f".{module}", __name__), name)

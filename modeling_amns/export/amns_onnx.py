@@ -104,6 +104,11 @@ class OnnxRetrieval:
         self.tokenizer = Tokenizer.from_file(str(folder / self.text["tokenizer"]))
         # A literal end token inside a caption is plain characters and must not end it early.
         self.tokenizer.encode_special_tokens = True
+        # Of whole captions: a tokenizer keeps its limit and padding.
+        self.whole = Tokenizer.from_str(self.tokenizer.to_str())
+        self.whole.encode_special_tokens = True
+        self.whole.no_truncation()
+        self.whole.no_padding()
         self.tokenizer.enable_truncation(self.text["max_length"])
         # Folders of before it was written pad to the longest.
         self.tokenizer.enable_padding(pad_id=self.text["pad_token_id"], length=self.text.get("padded_length"))
@@ -131,8 +136,7 @@ class OnnxRetrieval:
 
     def tokens(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
         """`input_ids` and `attention_mask`, int64 [captions, tokens], padded as the text encoder takes them."""
-        # Unescaped twice, as in OpenAI's CLIP.
-        rows = self.tokenizer.encode_batch([html.unescape(html.unescape(caption)).strip() for caption in captions])
+        rows = self.tokenizer.encode_batch([_clean(caption) for caption in captions])
         return {
             "input_ids": np.array([row.ids for row in rows], dtype=np.int64),
             "attention_mask": np.array([row.attention_mask for row in rows], dtype=np.int64),
@@ -145,10 +149,48 @@ class OnnxRetrieval:
         return self._embed("image", images, batch_size, lambda batch: {"pixel_values": np.stack(batch)}, self.pixels)
 
     def embed_texts(self, captions: Sequence[str], batch_size: int = 128) -> np.ndarray:
-        """L2-normalised embeddings of captions, in their order: float32 [captions, dimension]."""
+        """L2-normalised embeddings of captions, in their order: float32 [captions, dimension].
+
+        Those of more tokens than the encoder reads are cut, refused by a ValueError, or read in windows, of which
+        theirs is then the mean, normalised again: as the folder's `long_captions` says.
+        """
         if isinstance(captions, str):
             captions = [captions]
-        return self._embed("text", captions, batch_size, self.tokens, lambda caption: caption)
+        # Folders of before it was written cut.
+        choice = self.text.get("long_captions", "cut")
+        if choice == "cut" or not captions:
+            return self._embed("text", captions, batch_size, self.tokens, lambda caption: caption)
+        parts = [self._windows(caption) for caption in captions]
+        long = [place for place, part in enumerate(parts) if len(part) > 1]
+        if choice == "refuse" and long:
+            raise ValueError(
+                f"Caption {long[0]} has more than the {self.text['max_length']} tokens that the text encoder reads. "
+                "Shorten it, or export the model with long_captions cut or windows."
+            )
+        windows = [window for part in parts for window in part]
+        vectors = self._embed("text", windows, batch_size, self._padded, lambda window: window)
+        ends = np.cumsum([len(part) for part in parts])
+        means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+        means[long] /= np.linalg.norm(means[long], axis=1, keepdims=True)
+        return means
+
+    def _windows(self, caption: str) -> list[list[int]]:
+        """A caption's tokens in as few equal windows as hold them, each with start and end, as the processor's."""
+        ids = self.whole.encode(_clean(caption)).ids
+        start = ids[:1] if ids[:1] == [self.text["bos_token_id"]] else []
+        end = ids[len(start) :][-1:] if ids[-1:] == [self.text["eos_token_id"]] else []
+        words = ids[len(start) : len(ids) - len(end)]
+        room = self.text["max_length"] - len(start) - len(end)
+        parts = np.array_split(np.array(words, np.int64), max(1, -(-len(words) // room)))
+        return [[*start, *part.tolist(), *end] for part in parts]
+
+    def _padded(self, windows: Sequence[list[int]]) -> dict[str, np.ndarray]:
+        length = self.text.get("padded_length") or max(map(len, windows))
+        ids = np.full((len(windows), length), self.text["pad_token_id"], np.int64)
+        mask = np.zeros_like(ids)
+        for row, window in enumerate(windows):
+            ids[row, : len(window)], mask[row, : len(window)] = window, 1
+        return {"input_ids": ids, "attention_mask": mask}
 
     def _embed(
         self, encoder: str, items: Sequence[Any], batch_size: int, collate: Callable, prepare: Callable
@@ -158,6 +200,11 @@ class OnnxRetrieval:
             batch = [prepare(item) for item in items[start : start + batch_size]]
             parts += self.sessions[encoder].run(None, collate(batch))
         return np.concatenate(parts)
+
+
+def _clean(caption: str) -> str:
+    # Unescaped twice, as in OpenAI's CLIP.
+    return html.unescape(html.unescape(caption)).strip()
 
 
 @contextlib.contextmanager

@@ -199,6 +199,8 @@ def preprocessing(model: AMNSModel, processor: AMNSProcessor, files: Mapping[str
         "text": {
             "tokenizer": "tokenizer.json",
             "max_length": processor.max_tokens,
+            # Of a caption of more: cut, refuse or windows.
+            "long_captions": processor.long_captions,
             # Of each caption; null pads to the longest of a batch.
             "padded_length": processor.padded_length,
             "bos_token_id": text.bos_token_id,

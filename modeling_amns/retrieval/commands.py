@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .building import is_main
 from .detection import PersonDetector
@@ -16,6 +16,8 @@ from .qdrant_store import QdrantStore
 
 # In the folder of images; hidden, so that it is not taken for one of theirs.
 HIDDEN = ".amns"
+# As of `captions_amns`, which a query of an exported model need not wait for.
+_LONG_CAPTIONS = ("cut", "refuse", "windows")
 _DETECTION = ("label", "threshold", "min_height", "every")
 
 
@@ -34,6 +36,9 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     query.add_argument("--add", action="append", default=[], metavar="SENTENCE", help="another sentence to add")
     query.add_argument("--subtract", action="append", default=[], metavar="SENTENCE", help="a sentence to take away")
     query.add_argument("--subtract_image", action="append", default=[], metavar="FILE", help="an image to take away")
+    query.add_argument(
+        "--long_captions", choices=_LONG_CAPTIONS, help="sentences longer than the model reads; default the model's"
+    )
     query.add_argument("-k", type=int, default=10, help="how many images, default 10")
     query.add_argument(
         "--where", metavar="FILTER", help="only images whose metadata fit, e.g. \"camera = 'c3' AND person_id < 9\""
@@ -124,6 +129,9 @@ def search(options: argparse.Namespace) -> int:
             _note(options, f"new images are not searched. {error}")
     if options.int8:
         gallery = _quantised(gallery, options)
+    if options.long_captions:
+        # Both kinds of encoders that a command opens know it.
+        cast(Any, gallery.encoder).long_captions = options.long_captions
     exact = True if options.exact else False if options.approximate else None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

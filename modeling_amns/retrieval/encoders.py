@@ -84,12 +84,22 @@ class TorchEncoder:
         tokens = processor(text=[_PROBE], padding=False)["input_ids"][0]
         self.identity = identity(model_fingerprint(model), made, tokens)
 
+    @property
+    def long_captions(self) -> str:
+        """What becomes of a sentence of more than `max_tokens`: cut, refuse or windows."""
+        return self.processor.long_captions
+
+    @long_captions.setter
+    def long_captions(self, choice: str) -> None:
+        self.processor.long_captions = choice
+
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See `Encoder`."""
         from ..embedding import embed_texts
 
         with _fast_on(self.model.device):
-            return embed_texts(self.model, self.processor, list(texts)).numpy()
+            # Who asks is told by `queries.cut_sentences`.
+            return embed_texts(self.model, self.processor, list(texts), what=None).numpy()
 
     def token_count(self, text: str) -> int:
         """See `Encoder`."""
@@ -147,6 +157,8 @@ class ExportedEncoder:
             made = json.loads((self.folder / _PREPROCESSING).read_text(encoding="utf-8"))
             self.dimension = int(made["embedding"]["dimension"])
             self.max_tokens = int(made["text"]["max_length"])
+            # As of `TorchEncoder`; folders of before it was written cut.
+            self.long_captions = str(made["text"].get("long_captions", "cut"))
             files = [made["models"][encoder]["fp32"] for encoder in ("image", "text")]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder}/{_PREPROCESSING} can't be read ({error}); export the model again.") from error
@@ -169,7 +181,9 @@ class ExportedEncoder:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """See `Encoder`."""
-        return self._model("text").embed_texts(list(texts))
+        model = self._model("text")
+        model.text["long_captions"] = self.long_captions
+        return model.embed_texts(list(texts))
 
     def token_count(self, text: str) -> int:
         """See `Encoder`."""

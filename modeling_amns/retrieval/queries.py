@@ -54,8 +54,11 @@ def query_vector(encoder: Encoder, text: Sentences | None, image: QueryImages | 
 
 
 def cut_sentences(encoder: Encoder, text: Sentences | None) -> list[str]:
-    """A note for each sentence that is longer than the model reads."""
-    notes = []
+    """A note for each sentence that is longer than the model reads; none where it reads windows of it."""
+    notes: list[str] = []
+    # Encoders of others may not know of it, and cut.
+    if getattr(encoder, "long_captions", "cut") == "windows":
+        return notes
     for sentence, _ in _parts(text, "text"):
         # A token holds at least one character.
         if len(sentence) + 2 > encoder.max_tokens and encoder.token_count(sentence) >= encoder.max_tokens:
