@@ -47,7 +47,7 @@ from .query_figures import query_figures, write_query_figures
 from .report import FROM_SCRATCH, METRICS, EpochFigures, RunReport, figures_table, weights_sha256
 from .run_arguments import DataArguments, ModelArguments, parse_arguments
 from .run_folder import check_wishes, locked, refuse_used
-from .run_options import check_selection, read_recipe
+from .run_options import check_persons, check_selection, read_recipe
 from .run_record import read_record
 from .starts import build, check_positions
 from .trainer import AMNSTrainer
@@ -100,6 +100,7 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     """
     folder = Path(str(args.output_dir))
     check_selection(args)
+    check_persons(data.knows_persons, args)
     check_adapter_options(start)
     resumes = bool(asked_for(args.resume_from_checkpoint))
     check_wishes(resumes, args.overwrite_output_dir, folder, start.model_name_or_path)

@@ -9,7 +9,7 @@ from ..ablation.grid import as_words, digest
 from ..data.folds import Fold
 from ..run_arguments import NoiseArguments, parse_arguments, recipe_options
 from ..run_folder import checkpoints_in, locked
-from ..run_options import check_selection
+from ..run_options import check_persons, check_selection
 from ..run_processes import LOG, RunProcesses
 
 # Where things lie; another place is no other run.
@@ -41,6 +41,7 @@ def fold_options(recipe: str | Path, source: NoiseArguments) -> dict[str, Any]:
     options |= {name: value for name, value in data.items() if value is not None}
     _, _, args = parse_arguments([*as_words(options), "--output_dir", "unused", "--yes"])
     check_selection(args)
+    check_persons(source.knows_persons, args)
     return options
 
 
