@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -80,7 +81,9 @@ class AuditArguments:
         """A checkpoint on its device."""
         model, processor = load_checkpoint(name, self.image_size)
         processor.long_captions = self.long_captions or processor.long_captions
-        return model.to(self.device or PartialState().device), processor
+        # What wraps `to` in transformers is not understood by type checkers.
+        moved: Any = model
+        return moved.to(self.device or PartialState().device), processor
 
 
 __all__ = ["AuditArguments"]

@@ -25,6 +25,7 @@ from .suspects import Suspect
 DECISIONS = ("right", "wrong", "unsure")
 TABLE = "metadata"
 REMOVED, REPAIRED = "removed.csv", "repaired.csv"
+_TOLD = ("row", "path", "caption", "person_id")
 
 
 @dataclass(frozen=True)
@@ -174,19 +175,14 @@ def write_clean(
             table = _with_images(source, rows)
             (table if persons else table.remove_columns("person_id")).to_parquet(str(part / name))
         pairs = {suspect.row: suspect for suspect in suspects if suspect.row in doubtful}
-        names = ("row", "path", "caption", "person_id", "probability", "said_by")
         lines = [(*_told(pairs[row]), pairs[row].probability, why) for row, why in removed.items()]
-        _write_csv(part / REMOVED, names, lines)
+        _write_csv(part / REMOVED, (*_TOLD, "probability", "said_by"), lines)
         if repairs:
-            names = ("row", "path", "caption", "person_id", "caption_now", "of_row", "probability", "probability_now")
-            _write_csv(
-                part / REPAIRED,
-                names,
-                [
-                    (*_told(pairs[row]), said_of[row], repair.caption_row, pairs[row].probability, repair.probability)
-                    for row, repair in repairs.items()
-                ],
-            )
+            swaps = [
+                (*_told(pairs[row]), said_of[row], repair.caption_row, pairs[row].probability, repair.probability)
+                for row, repair in repairs.items()
+            ]
+            _write_csv(part / REPAIRED, (*_TOLD, "caption_now", "of_row", "probability", "probability_now"), swaps)
     options = ["--pairs", str(folder), *([] if persons else ["--person_id_column", NO_PERSONS])]
     return [*options, "--image_root", first.root] if isinstance(first, ImageFolder) else options
 
