@@ -167,10 +167,10 @@ def write_clean(
     name = f"{TABLE}.csv" if isinstance(first, ImageFolder) else f"{TABLE}.parquet"
     with whole_folder(folder, name, (f"{TABLE}.*", REPAIRED)) as part:
         if isinstance(first, ImageFolder):
-            columns, kept = ("image", "caption", "person_id", "split"), [row[2:] for row in rows]
-            if not persons:
-                columns, kept = ("image", "caption", "split"), [(*row[2:4], row[5]) for row in rows]
-            _write_csv(part / name, columns, kept)
+            whole = ("image", "caption", "person_id", "split")
+            kept = [dict(zip(whole, row[2:])) for row in rows]
+            columns = [column for column in whole if persons or column != "person_id"]
+            _write_csv(part / name, columns, [[row[column] for column in columns] for row in kept])
         else:
             table = _with_images(source, rows)
             (table if persons else table.remove_columns("person_id")).to_parquet(str(part / name))
