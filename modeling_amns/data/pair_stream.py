@@ -132,7 +132,7 @@ def _class_of(value: object, name: str) -> int:
 def _image_id(image: dict[str, Any], path: str) -> int:
     """A number for an image that is its own person, the same wherever it is met."""
     data = path.encode() if image["bytes"] is None else image["bytes"]
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) >> 1
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
 def _image_of_column(value: object, name: str, places: tuple[Path, ...] | None) -> Image:
