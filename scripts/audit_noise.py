@@ -64,7 +64,7 @@ def main() -> int:
         if options.write_clean is not None:
             threshold = 0.5 if options.threshold is None else options.threshold
             doubtful = doubtful_rows(audit.suspects, threshold, decisions)
-            repairs = find_repairs(audit, doubtful) if options.repair else {}
+            repairs = {} if options.repair is None else find_repairs(audit, doubtful, options.repair)
             said = write_clean(options.write_clean, records, train, audit.suspects, doubtful, repairs)
             print(change(doubtful, len(repairs), len(train), decisions, options.write_clean, said))
         sys.stdout.flush()

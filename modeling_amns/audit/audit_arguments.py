@@ -38,9 +38,12 @@ class AuditArguments:
     threshold: float | None = field(
         default=None, metadata={"help": "Probability from which on --write_clean leaves a pair out, default 0.5."}
     )
-    repair: bool = field(
-        default=False,
-        metadata={"help": "Let --write_clean keep doubtful pairs whose captions, swapped, fit clearly both ways."},
+    repair: float | None = field(
+        default=None,
+        metadata={
+            "help": "Let --write_clean swap captions of doubtful pairs where the model gives the new pair at least this "
+            "share of all, both ways, 0.5 say."
+        },
     )
     decisions: str | None = field(
         default=None,
@@ -70,9 +73,9 @@ class AuditArguments:
             raise ValueError(f"--sheet_pairs must be at least 1, found {self.sheet_pairs}.")
         if self.write_clean is not None:
             check_folder(self.write_clean, self.overwrite)
-        elif self.decisions is not None or self.threshold is not None or self.repair:
+        elif self.decisions is not None or self.threshold is not None or self.repair is not None:
             raise ValueError("--decisions, --threshold and --repair are of --write_clean; pass it as well.")
-        for name in ("threshold", "near_threshold"):
+        for name in ("threshold", "near_threshold", "repair"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"--{name} must lie in (0, 1], found {value}.")

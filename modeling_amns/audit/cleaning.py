@@ -179,10 +179,10 @@ def write_clean(
         _write_csv(part / REMOVED, (*_TOLD, "probability", "said_by"), lines)
         if repairs:
             swaps = [
-                (*_told(pairs[row]), said_of[row], repair.caption_row, pairs[row].probability, repair.probability)
+                (*_told(pairs[row]), said_of[row], repair.caption_row, pairs[row].probability, repair.share)
                 for row, repair in repairs.items()
             ]
-            _write_csv(part / REPAIRED, (*_TOLD, "caption_now", "of_row", "probability", "probability_now"), swaps)
+            _write_csv(part / REPAIRED, (*_TOLD, "caption_now", "of_row", "probability", "share"), swaps)
     options = ["--pairs", str(folder), *([] if persons else ["--person_id_column", NO_PERSONS])]
     return [*options, "--image_root", first.root] if isinstance(first, ImageFolder) else options
 

@@ -1,17 +1,12 @@
-"""Which doubtful captions belong to an image whose own captions are doubtful, so that a swap puts both right."""
+"""Which doubtful captions belong to a person whose own captions are doubtful, so that a swap puts both right."""
 
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .auditing import Audit
-from .scoring import judge_pairs
-
-# Probability of being wrong that a pair which nobody wrote down must stay below.
-CLEARLY = 0.1
 
 
 @dataclass(frozen=True)
@@ -21,57 +16,57 @@ class Repair:
     Args:
         row: of the pair; image and person stay.
         caption_row: of the pair whose caption it gets.
-        probability: that caption and image do not belong together after it, between 0 and 1.
+        share: that the new pair has among all others of the set, the lower one of both directions, in [0, 1].
     """
 
     row: int
     caption_row: int
-    probability: float
+    share: float
 
 
-def find_repairs(audit: Audit, doubtful: Collection[int], limit: float = CLEARLY) -> dict[int, Repair]:
+def find_repairs(audit: Audit, doubtful: Collection[int], share: float) -> dict[int, Repair]:
     """Swaps among the doubtful pairs that fit clearly both ways; by one model, also where several have judged.
 
-    A caption may go to the image of another person that fits it best, if a pair of that image is doubtful too. As a
-    pair, it is then compared with the whole set as the pairs of the annotations were: no image and no caption of
-    another person may fit better, and by the mixture over the scores of the set the probability of a wrong pair must
-    lie below the limit. No caption and no pair is used twice; the likeliest come first.
+    The image of another person that fits a caption best says who is meant. Of that person's images with a doubtful
+    pair, the one that fits best gets the caption, if, of all images of others and it, the model gives it at least
+    `share` for the caption, and the caption as much of all captions for the image: exp(-loss) of `compare_pairs`, as
+    all such pairs would have it. No caption and no pair is used twice; the clearest come first.
+
+    That a pair fits better than most written ones is not enough: the best of thousands always does (docs/data.md has
+    the figures).
 
     Args:
         audit: of the set.
         doubtful: rows that would be left out.
-        limit: probability of being wrong that a new pair stays below.
+        share: in (0, 1].
     Returns:
-        by row of the pair, in their order; none where the scores of the set fall into no two groups.
+        by row of the pair, in their order.
     """
-    score = audit.own.columns["score"]
-    fitted = judge_pairs(score)
-    image_of = audit.embedded.image_of.cpu().numpy()
+    pairs = audit.embedded
+    image_of, person_of = pairs.image_of.cpu().numpy(), pairs.image_persons.cpu().numpy()
     open_rows: dict[int, list[int]] = defaultdict(list)
+    images_of: dict[int, set[int]] = defaultdict(set)
     for row in sorted(doubtful):
         open_rows[int(image_of[row])].append(row)
-    best = image_of[audit.own.better_image]
-    rows = np.array([row for row in sorted(doubtful) if int(best[row]) in open_rows], np.int64)
-    if fitted.low is None or not len(rows):
+        images_of[int(person_of[image_of[row]])].add(int(image_of[row]))
+    moves: dict[int, int] = {}
+    for row in sorted(doubtful):
+        meant = int(person_of[image_of[audit.own.better_image[row]]])
+        if candidates := sorted(images_of.get(meant, ())):
+            fits = pairs.images[candidates] @ pairs.captions[row]
+            moves[row] = candidates[int(fits.argmax())]
+    if not moves:
         return {}
-    compared = audit.embedded.moved(rows, best[rows]).compare()
-    fits = (compared.rank_image == 1) & (compared.rank_caption == 1)
-    wrong = _wrong_at(compared.score()[rows], score, 1 - fitted.plausible)
+    rows, images = (np.array(list(part), np.int64) for part in (moves.keys(), moves.values()))
+    compared = pairs.moved(rows, images).compare()
+    shares = np.exp(-np.maximum(compared.loss_text, compared.loss_image)[rows].astype(np.float64))
     found = {}
-    for place in np.argsort(wrong, kind="stable"):
-        row, left = int(rows[place]), open_rows[int(best[rows[place]])]
-        if wrong[place] < limit and fits[row] and left:
-            repaired = left.pop(0)
-            found[repaired] = Repair(repaired, row, float(wrong[place]))
+    for place in np.argsort(-shares, kind="stable"):
+        left = open_rows[int(images[place])]
+        if shares[place] >= share and left:
+            row = left.pop(0)
+            found[row] = Repair(row, int(rows[place]), float(shares[place]))
     return dict(sorted(found.items()))
 
 
-def _wrong_at(
-    values: NDArray[np.float64], score: NDArray[np.float64], wrong: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """The probability of being wrong at other scores than those it was fitted to; it never falls with the score."""
-    order = np.argsort(score, kind="stable")
-    return np.interp(values, score[order], wrong[order])
-
-
-__all__ = ["CLEARLY", "Repair", "find_repairs"]
+__all__ = ["Repair", "find_repairs"]
