@@ -41,8 +41,8 @@ class AuditArguments:
     repair: float | None = field(
         default=None,
         metadata={
-            "help": "Let --write_clean swap captions of doubtful pairs where the model gives the new pair at least this "
-            "share of all, both ways, 0.5 say."
+            "help": "Let --write_clean swap captions of doubtful pairs where the model gives the new pair at least "
+            "this share of all, both ways, 0.5 say."
         },
     )
     decisions: str | None = field(
