@@ -281,7 +281,9 @@ def test_a_model_that_is_partly_on_disk_gives_equal_results(offloaded, tmp_path,
         assert torch.allclose(loaded.image_attention_scores(pixels, last_layers), want, atol=1e-6)
     larger = torch.randn(1, 3, 96, 48)
     want = model.get_image_features(larger, interpolate_pos_encoding=True).pooler_output
-    assert torch.equal(loaded.get_image_features(larger, interpolate_pos_encoding=True).pooler_output, want)
+    found = loaded.get_image_features(larger, interpolate_pos_encoding=True).pooler_output
+    # Weights at another place in memory may be summed in another order.
+    assert torch.allclose(found, want, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["cpu", "disk"])
