@@ -26,6 +26,7 @@ from modeling_amns.audit.fold_arguments import FoldArguments
 from modeling_amns.audit.repairing import find_repairs
 from modeling_amns.audit.sheet import audit_sheet
 from modeling_amns.audit.table import write_table
+from modeling_amns.audit.teachers import teacher_of
 from modeling_amns.cli import parse, run_script
 from modeling_amns.data.collator import undecoded
 from modeling_amns.data.images import decode_image
@@ -45,7 +46,7 @@ def main() -> int:
     losses, how = run_losses(name, train), (options.batch_size, options.num_workers, True)
     models = folds.models(runs, train)
     cross = cross_fit(models, options.load, train, *how) if models else None
-    audit = audit_pairs(model, processor, train, losses, *how, cross)
+    audit = audit_pairs(model, processor, train, losses, *how, cross, teacher_of(model, name))
     if PartialState().is_main_process:
         records = read_records(source)
         twice = find_duplicates(records, train, audit, options.near_threshold)

@@ -1,6 +1,7 @@
 """Which pairs of a training set are wrong: scores against plain loops, tables, the clean set, and bad input."""
 
 import contextlib
+import copy
 import csv
 import io
 import json
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import CAPTIONS, tiny_retrieval_model
 from PIL import Image
+from safetensors.torch import save_file
 from test_scripts import run_here
 
 from modeling_amns import inject_noise, load_pairs, make_synthetic_benchmark
@@ -21,8 +23,10 @@ from modeling_amns.audit.cleaning import doubtful_rows, read_decisions
 from modeling_amns.audit.duplicates import near_images, same_images
 from modeling_amns.audit.scoring import against_truth, compare_pairs, judge_pairs
 from modeling_amns.audit.table import check_output, write_table
+from modeling_amns.audit.teachers import teacher_of
 from modeling_amns.data.files import ImageFolder
 from modeling_amns.data.records import Record
+from modeling_amns.ema import ImageTeacher
 
 PERSONS, IMAGES, TEMPERATURE = 4, 9, 0.1
 
@@ -255,6 +259,35 @@ def test_partly_wrong_captions_are_scored_against_the_annotation(people, tmp_pat
     wrong, right = ([by_row[row][1] for row, one in enumerate(said) if one is kind] for kind in (False, True))
     auroc = np.mean([(bad > good) + 0.5 * (bad == good) for bad in wrong for good in right])
     assert f"- AUROC: {auroc:.4f}" in printed
+
+
+def test_the_teacher_of_a_checkpoint_stands_beside_its_student(people, loaded, tmp_path, monkeypatch, capsys):
+    """Of a teacher that is the student, scores are the student's; of another, those of a model with its weights."""
+    (model, processor), train = loaded
+    folder = tmp_path / "checkpoint-1"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    assert teacher_of(model, folder) is None
+    trained = copy.deepcopy(model)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for value in trained.vision_model.parameters():
+            value += 0.05 * torch.randn_like(value)
+    for student, taught in ((model, model), (model, trained)):
+        save_file(ImageTeacher(taught).state_dict(), folder / "teacher.safetensors")
+        found = audit_pairs(student, processor, train, teacher=teacher_of(student, folder))
+        want = audit_pairs(taught, processor, train)
+        scores = {suspect.row: suspect.scores["teacher_score"] for suspect in found.suspects}
+        assert scores == pytest.approx({suspect.row: suspect.scores["score"] for suspect in want.suspects}, abs=1e-6)
+        own = audit_pairs(student, processor, train).suspects
+        assert [suspect.row for suspect in found.suspects] == [suspect.row for suspect in own]
+    given = [folder, "--pairs", people / "pairs.csv", "--device", "cpu", "--output", tmp_path / "a.csv"]
+    code, _ = run_here(monkeypatch, capsys, "audit_noise.py", *given)
+    told = {int(row["row"]): float(row["teacher_score"]) for row in csv.DictReader((tmp_path / "a.csv").open())}
+    assert code == 0 and told == pytest.approx(scores, abs=1e-6)
+    (folder / "teacher.safetensors").write_bytes(b"no weights")
+    code, said = run_here(monkeypatch, capsys, "audit_noise.py", *given, "--overwrite", "true")
+    assert code == 1 and "teacher.safetensors is not the teacher of" in said.splitlines()[-1]
 
 
 def test_one_person_a_stream_and_a_missing_column_are_refused(loaded):

@@ -1,7 +1,7 @@
 """One audit of a training set: scored by a model or by several, judged, and said pair by pair."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from ..data.records import PersonId
+from ..embedding import embed_images
 from ..pair_weighting import SCORES_FILE
 from ..protocols import MaskedEncoder, PairProcessor
 from .cross_fitting import CrossFitted
@@ -79,6 +80,7 @@ def audit_pairs(
     num_workers: int = 0,
     progress: bool = False,
     cross: CrossFitted | None = None,
+    teacher: MaskedEncoder | None = None,
 ) -> Audit:
     """Finds out which pairs of a training set are likely wrong.
 
@@ -93,6 +95,8 @@ def audit_pairs(
         progress: show bars on the main process.
         cross: of `cross_fit`: what models that have not seen them find of the pairs. Probability, order and what fits
             better then come from it, and `model`'s own scores stand beside.
+        teacher: of `teacher_of`. Its score of each pair, with the model's captions, stands beside the others as
+            `teacher_score` and is not counted in.
     Returns:
         the pairs, the most suspicious first; the same on every process.
     Raises:
@@ -107,6 +111,9 @@ def audit_pairs(
     clean = train["is_clean"][:] if "is_clean" in train.column_names else None
     scores = dict(own.columns)
     scores |= {} if run_loss is None else {"moving_loss": run_loss}
+    if teacher is not None:
+        images = embed_images(teacher, processor, train.select(first), batch_size, num_workers, progress)
+        scores["teacher_score"] = replace(embedded, images=images.to(embedded.images)).compare().score()
     if cross is not None:
         scores |= {f"cross_{name}": values for name, values in judging.columns.items()}
     suspects = [

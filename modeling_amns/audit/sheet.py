@@ -27,6 +27,7 @@ _WORDS = {
     "image_loss": "the loss of finding its caption by its image is {}",
     "score": "in all, its loss is {} of a guess's",
     "moving_loss": "its loss averaged over the training run is {}",
+    "teacher_score": "for the teacher of the run, its loss is {} of a guess's",
 }
 # Start of the names of scores of models that have not seen the pair.
 _CROSS = "cross_"
