@@ -127,6 +127,22 @@ def test_repaired_pairs_stay_in_their_order_and_are_listed(people, tmp_path):  #
     assert not (tmp_path / "clean" / "repaired.csv").exists()
 
 
+def test_pairs_of_several_caption_columns_are_written_one_a_row(people, tmp_path):  # noqa: F811
+    rows = [
+        "image,caption1,caption2,person_id",
+        *(f"photos/{n}.png,first {n},{'second' * (n % 2)},{n}" for n in range(4)),
+    ]
+    (people / "two.csv").write_text("\n".join(rows))
+    source = SourceArguments(pairs=str(people / "two.csv"), caption_column=["caption1", "caption2"])
+    train = load_pairs(people / "two.csv", caption_column=source.caption_column)
+    assert train["caption"][:] == ["first 0", "first 1", "second", "first 2", "first 3", "second"]
+    suspects = [Suspect(row, "", "", "", 0.0) for row in range(6)]
+    write_clean(tmp_path / "clean", read_records(source), train, suspects, {2: "model"})
+    kept = load_pairs(tmp_path / "clean", "train", image_root=people)
+    assert kept["caption"][:] == ["first 0", "first 1", "first 2", "first 3", "second"]
+    assert kept["person_name"][:] == ["0", "1", "2", "3", "3"]
+
+
 def test_repair_is_of_write_clean_and_reaches_it(people, tmp_path, monkeypatch, capsys):  # noqa: F811
     code, said = audit(people, monkeypatch, capsys, "--repair", "true", "--output", tmp_path / "a.csv")
     assert code == 1 and "--decisions, --threshold and --repair are of --write_clean" in said.splitlines()[-1]

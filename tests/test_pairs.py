@@ -178,6 +178,59 @@ def test_a_list_of_captions_is_a_pair_each(people, kind):
     assert [image.getpixel((0, 0))[0] for image in train["image"]] == [50, 50, 100]
 
 
+TWO = ("image", "caption1", "caption2", "person_id", "split")
+TWO_ROWS = [
+    ("photos/1.png", "one", "two", "5", "train"),
+    ("photos/2.png", "three", "", "6", "train"),
+    ("photos/3.png", " ", "four", "7", "test"),
+]
+
+
+def with_two_columns(folder, kind, rows=TWO_ROWS):
+    """Two columns of captions, as a table or as a data set that holds its images."""
+    if kind == "csv":
+        return write_table(folder, "csv", rows, TWO)
+    table = [dict(zip(TWO, (str(folder / path), one or None, two or None, *rest))) for path, one, two, *rest in rows]
+    data = datasets.Dataset.from_list(table).cast_column("image", datasets.Image())
+    return data if kind == "images" else with_bytes(data).to_iterable_dataset()
+
+
+@pytest.mark.parametrize("kind", ["csv", "images"])
+def test_several_caption_columns_are_a_pair_each_and_empty_cells_none(people, kind):
+    source = with_two_columns(people, kind)
+    train = load_pairs(source, split="train", caption_column=["caption1", "caption2"])
+    assert train["caption"][:] == ["one", "two", "three"] and train["image_id"][:] == [0, 0, 1]
+    assert train["person_name"][:] == ["5", "5", "6"]
+    test = load_pairs(source, split="test", caption_column=("caption1", "caption2"))
+    assert test["queries"]["caption"][:] == ["four"] and len(test["gallery"]) == 1
+    swapped = load_pairs(source, split="train", caption_column=["caption2", "caption1"])
+    assert swapped["caption"][:] == ["two", "one", "three"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "stream"])
+def test_a_stream_reads_several_caption_columns_as_well(people, kind):
+    source = with_two_columns(people, kind)
+    rows = list(load_pairs(source, "train", streaming=True, caption_column=["caption1", "caption2"]))
+    assert [(row["caption"], row["person_id"]) for row in rows] == [("one", 5), ("two", 5), ("three", 6)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "images"])
+def test_several_caption_columns_without_any_caption_are_the_error_of_one(people, kind):
+    source = with_two_columns(people, kind, [*TWO_ROWS, ("photos/4.png", "", " ", "8", "train")])
+    with pytest.raises(ValueError, match=r"record 3 \(counted from 0\): caption1 is (empty|nothing \(null\))"):
+        load_pairs(source, split="train", caption_column=["caption1", "caption2"])
+    with pytest.raises(ValueError, match="has no column caption3; its columns are image, caption1, caption2"):
+        load_pairs(source, split="train", caption_column=["caption1", "caption3"])
+
+
+@pytest.mark.parametrize("names", [[], ["caption1", "caption1"], ""])
+def test_caption_columns_are_each_named_once(people, names):
+    with pytest.raises(ValueError, match="caption_column must name one or more columns, each once; found"):
+        load_pairs(write_table(people, "csv", TWO_ROWS, TWO), split="train", caption_column=names)
+    with pytest.raises(ValueError, match="caption_column must name one or more columns, each once; found"):
+        SourceArguments(pairs="pairs.csv", caption_column=names)
+
+
 @pytest.mark.parametrize(
     "persons, numbers",
     [

@@ -25,6 +25,15 @@ def test_no_is_a_word_where_words_are_expected_and_false_where_truth_is(tmp_path
     assert start.vision_config == {"output_hidden_states": True}
 
 
+def test_caption_columns_are_one_or_several_in_a_recipe_and_on_the_command_line(tmp_path):
+    assert recipe(tmp_path, "pairs: a.csv\ncaption_column: text\n")[0].caption_column == ["text"]
+    several = "pairs: a.csv\ncaption_column: [one, two]\n"
+    assert recipe(tmp_path, several)[0].caption_column == ["one", "two"]
+    assert recipe(tmp_path, several, "--caption_column", "a", "b")[0].columns.captions == ("a", "b")
+    with pytest.raises(ValueError, match="caption_column must name one or more columns"):
+        recipe(tmp_path, "caption_column: [one, one]\n")
+
+
 @pytest.mark.parametrize("word, value", [("true", "true"), ("no", "no")])
 def test_resuming_is_asked_for_in_words(tmp_path, word, value):
     assert recipe(tmp_path, f"resume_from_checkpoint: {word}\n")[2].resume_from_checkpoint == value

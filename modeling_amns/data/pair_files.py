@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,41 @@ _NOTHING = frozenset(("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL"
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns of a table of pairs; `split` may be absent from the table."""
+    """Names of the columns of a table of pairs; `split` may be absent from the table.
+
+    Attributes:
+        image: of the image or its path.
+        caption: of the caption; several columns hold a caption of the same image each.
+        person_id: of the person.
+        split: of train, val or test.
+    """
 
     image: str = "image"
-    caption: str = "caption"
+    caption: str | Sequence[str] = "caption"
     person_id: str = "person_id"
     split: str = "split"
+
+    def __post_init__(self):
+        if not all(self.captions or [""]) or len(set(self.captions)) < len(self.captions):
+            raise ValueError(f"caption_column must name one or more columns, each once; found {self.caption!r}.")
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Names of the columns of captions."""
+        return (self.caption,) if isinstance(self.caption, str) else tuple(self.caption)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the columns that a table must have."""
+        return (self.image, *self.captions, self.person_id)
+
+    def captions_of(self, row: Mapping[str, object]) -> tuple[str, ...]:
+        """The captions of a row, of several columns those that are filled; a ValueError says what is no caption."""
+        filled = self.captions
+        if len(filled) > 1:
+            # An image without any is an error as in one column, and is said of the first.
+            filled = tuple(name for name in filled if not _is_empty(row.get(name))) or filled[:1]
+        return tuple(caption for name in filled for caption in captions_of(row.get(name), name))
 
     def check(self, found: Iterable[str], source: str) -> bool:
         """Whether there is a split column.
@@ -39,7 +68,7 @@ class Columns:
             ValueError: one of the others is missing.
         """
         found = list(found)
-        lacking = [name for name in (self.image, self.caption, self.person_id) if name not in found]
+        lacking = [name for name in self.needed if name not in found]
         if lacking:
             raise ValueError(
                 f"{source} has no column {', '.join(lacking)}; its columns are {_names(found)}. "
@@ -162,7 +191,7 @@ def to_records(
         try:
             split = split_name(row.get(columns.split), columns.split) if has_split else ""
             path = inside(row.get(columns.image), columns.image, root)
-            captions = captions_of(row.get(columns.caption), columns.caption)
+            captions = columns.captions_of(row)
             person, truth = (
                 own_id(row.get(columns.person_id), columns.person_id),
                 check_truth(row.get(TRUTH), captions),
@@ -171,6 +200,11 @@ def to_records(
         except ValueError as error:
             report(number, str(error))
     return same_kind(records, source)
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a cell holds nothing: null, NaN, text without a visible character, a list without an element."""
+    return value is None or value != value or value == [] or (isinstance(value, str) and not value.strip())
 
 
 def captions_of(value: object, name: str) -> tuple[str, ...]:

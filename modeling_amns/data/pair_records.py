@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 
 from .files import ImageFolder, check_place
-from .pair_files import Columns, captions_of, own_id, read_rows, same_kind, to_records
+from .pair_files import Columns, own_id, read_rows, same_kind, to_records
 from .pair_sources import Opened, open_parquet
 from .records import TRUTH, Record, check_duplicates, check_truth, reporter, split_name
 
@@ -74,8 +74,7 @@ def read_pairs(
         images = images if names.image == "image" else images.rename_column(names.image, "image")
     else:
         if isinstance(data, datasets.Dataset):
-            wanted = [names.image, names.caption, names.person_id] + [names.split] * has_split
-            wanted += [TRUTH] * (TRUTH in found)
+            wanted = [*names.needed] + [names.split] * has_split + [TRUTH] * (TRUTH in found)
             rows = data.select_columns(wanted)
         records = to_records(rows, names, has_split, title, opened.image_root, report)
         images = ImageFolder(opened.image_root)
@@ -112,15 +111,17 @@ def _image_records(
     )
     records = []
     told = rows[TRUTH][:] if TRUTH in rows.column_names else [None] * len(rows)
-    values = zip(numbers, rows[names.person_id][:], rows[names.caption][:], keys["key"][:], keys["file"][:], told)
-    for number, person, caption, key, file, right in values:
+    # Without the images, which were told apart above.
+    texts = rows.select_columns([*dict.fromkeys((*names.captions, names.person_id))])
+    values = zip(numbers, texts, keys["key"][:], keys["file"][:], told)
+    for number, row, key, file, right in values:
         try:
             if not key:
                 raise ValueError(f"{names.image} is nothing (null), expected an image")
             if key == file and opened.places is not None:
                 check_place(file, opened.places, names.image)
-            captions = captions_of(caption, names.caption)
-            own, truth = own_id(person, names.person_id), check_truth(right, captions)
+            captions = names.captions_of(row)
+            own, truth = own_id(row[names.person_id], names.person_id), check_truth(right, captions)
             records.append(Record(number, own, key, captions, splits[number], file, truth))
         except ValueError as error:
             report(number, str(error))

@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from ..brief import in_short
 from .files import ImageFolder, check_place
-from .pair_files import Columns, captions_of, inside, own_id, read_rows, whole_number
+from .pair_files import Columns, inside, own_id, read_rows, whole_number
 from .pair_sources import Opened
 from .records import check_person_id, describe, split_name
 from .tables import columns
@@ -41,7 +41,7 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
     if isinstance(data, Path):
         first = next(_table_rows(data), None)
         # A tuple: lists would be shared out among the readers as shards.
-        wanted = (names.image, names.caption, names.person_id, names.split)
+        wanted = (*names.needed, names.split)
         stream = datasets.IterableDataset.from_generator(_only, gen_kwargs={"file": data, "wanted": wanted})
     else:
         stream = data.to_iterable_dataset() if isinstance(data, datasets.Dataset) else data.with_format(None)
@@ -102,7 +102,7 @@ def _to_pairs(
                 continue
             image, path = read_image(row[names.image])
             person = _class_of(row[names.person_id], names.person_id)
-            captions = captions_of(row[names.caption], names.caption)
+            captions = names.captions_of(row)
         except ValueError as error:
             raise ValueError(f"{title}, row {number} (counted from 0): {error}.") from None
         for caption in captions:

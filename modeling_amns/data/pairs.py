@@ -1,6 +1,7 @@
 """Your own pairs as `datasets`, with the columns of the benchmarks: from a table with image paths or a data set."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -20,7 +21,7 @@ def load_pairs(
     split: str | None = None,
     image_root: str | Path | None = None,
     image_column: str = "image",
-    caption_column: str = "caption",
+    caption_column: str | Sequence[str] = "caption",
     person_id_column: str = "person_id",
     split_column: str = "split",
     streaming: bool = False,
@@ -38,7 +39,8 @@ def load_pairs(
         split: `train`, `val` or `test`; None takes a source without splits whole, as training pairs.
         image_root: folder that holds all images, by default that of the file. Paths are relative to it or lie in it.
         image_column, caption_column, person_id_column, split_column: names in the source. A caption may be a list of
-            captions of the same image.
+            captions of the same image. Several caption columns are a pair each; of them empty cells are left out, one
+            of each row must be filled.
         streaming: train only: rows are read when they are needed, and no cache is written.
         on_missing: as for `load_benchmark`; a stream takes `error` only, as nobody counts what it would leave out.
     Returns:

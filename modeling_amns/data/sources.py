@@ -34,7 +34,10 @@ class SourceArguments:
     )
     image_root: str | None = field(default=None, metadata={"help": "Folder of own images; default that of the file."})
     image_column: str = field(default="image", metadata={"help": "Column of own pairs that holds image or path."})
-    caption_column: str = field(default="caption", metadata={"help": "Column of own pairs that holds the caption."})
+    caption_column: list[str] = field(
+        default_factory=lambda: ["caption"],
+        metadata={"help": "Column of own pairs that holds the caption; several hold one of the same image each."},
+    )
     person_id_column: str = field(default="person_id", metadata={"help": "Column of own pairs that names the person."})
     split_column: str = field(
         default="split", metadata={"help": "Column of own pairs that says train, val or test for each pair."}
@@ -46,6 +49,10 @@ class SourceArguments:
     def __post_init__(self):
         if self.val_split not in ("val", "test"):
             raise ValueError(f"val_split must be val or test, found {self.val_split!r}.")
+        if isinstance(self.caption_column, str):
+            # As a recipe may have it.
+            self.caption_column = [self.caption_column]
+        self.columns  # noqa: B018  refuses names that can't be
 
     @property
     def name(self) -> str:
