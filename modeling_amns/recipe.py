@@ -30,6 +30,7 @@ from .adapters import (
 )
 from .cards import PICTURES
 from .checkpoints import asked_for, missing_parts
+from .contract import refuse_person_options
 from .curves import draw_training
 from .data.benchmarks import dropped_pairs
 from .data.folds import leave_out, pairs_digest, read_fold
@@ -101,6 +102,8 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     folder = Path(str(args.output_dir))
     check_selection(args)
     check_adapter_options(start)
+    if not data.names_persons:
+        refuse_person_options(args)
     resumes = bool(asked_for(args.resume_from_checkpoint))
     check_wishes(resumes, args.overwrite_output_dir, folder, start.model_name_or_path)
     if not resumes and not args.overwrite_output_dir:

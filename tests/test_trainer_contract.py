@@ -11,7 +11,7 @@ from training_run import PERSONS, as_split, make_trainer, tiny_pairs
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HPSearchBackend
 
-from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
+from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments, load_pairs
 from modeling_amns.checkpoints import WholeCheckpoints
 from modeling_amns.contract import check_training_set
 from modeling_amns.data.collator import PairCollator
@@ -506,3 +506,14 @@ def test_a_formatted_training_set_trains_as_a_plain_one(tmp_path, processor):
         )
         seen.append(next(iter(trainer.get_train_dataloader())))
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pairs_without_person_ids_are_refused_where_ids_are_needed(tmp_path, streaming):
+    pairs = tiny_pairs(tmp_path).remove_columns("person_id")
+    train = load_pairs(pairs, streaming=streaming, person_id_column=None)
+    options = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True}
+    args = AMNSTrainingArguments(**options, loss_weights={"waf": 1.0, "identity": 0.5})
+    with pytest.raises(ValueError, match="the identity loss needs person ids"):
+        check_training_set(train, args)
+    check_training_set(train, AMNSTrainingArguments(**options, loss_weights={"waf": 1.0, "sdm": 1.0}))

@@ -30,13 +30,13 @@ class Columns:
     Attributes:
         image: of the image or its path.
         caption: of the caption; several columns hold a caption of the same image each.
-        person_id: of the person.
+        person_id: of the person; None where nothing says it and each image is a person of its own.
         split: of train, val or test.
     """
 
     image: str = "image"
     caption: str | Sequence[str] = "caption"
-    person_id: str = "person_id"
+    person_id: str | None = "person_id"
     split: str = "split"
 
     def __post_init__(self):
@@ -51,7 +51,11 @@ class Columns:
     @property
     def needed(self) -> tuple[str, ...]:
         """Names of the columns that a table must have."""
-        return (self.image, *self.captions, self.person_id)
+        return (self.image, *self.captions, *(() if self.person_id is None else (self.person_id,)))
+
+    def person_of(self, row: Mapping[str, object], image: str) -> PersonId:
+        """The person of a row, without ids what tells its image apart; a ValueError says what is no id."""
+        return image if self.person_id is None else own_id(row.get(self.person_id), self.person_id)
 
     def captions_of(self, row: Mapping[str, object]) -> tuple[str, ...]:
         """The captions of a row, of several columns those that are filled; a ValueError says what is no caption."""
@@ -70,9 +74,11 @@ class Columns:
         found = list(found)
         lacking = [name for name in self.needed if name not in found]
         if lacking:
+            without = " If each image is a person of its own, pass person_id_column none (in Python None)."
             raise ValueError(
                 f"{source} has no column {', '.join(lacking)}; its columns are {_names(found)}. "
                 "Name yours with image_column, caption_column, person_id_column and split_column."
+                f"{without if self.person_id in lacking else ''}"
             )
         return self.split in found
 
@@ -192,14 +198,11 @@ def to_records(
             split = split_name(row.get(columns.split), columns.split) if has_split else ""
             path = inside(row.get(columns.image), columns.image, root)
             captions = columns.captions_of(row)
-            person, truth = (
-                own_id(row.get(columns.person_id), columns.person_id),
-                check_truth(row.get(TRUTH), captions),
-            )
+            person, truth = columns.person_of(row, path), check_truth(row.get(TRUTH), captions)
             records.append(Record(number, person, path, captions, split, is_clean=truth))
         except ValueError as error:
             report(number, str(error))
-    return same_kind(records, source)
+    return records if columns.person_id is None else same_kind(records, source)
 
 
 def _is_empty(value: object) -> bool:

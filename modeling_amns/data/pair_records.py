@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 
 from .files import ImageFolder, check_place
-from .pair_files import Columns, own_id, read_rows, same_kind, to_records
+from .pair_files import Columns, read_rows, same_kind, to_records
 from .pair_sources import Opened, open_parquet
 from .records import TRUTH, Record, check_duplicates, check_truth, reporter, split_name
 
@@ -112,7 +112,7 @@ def _image_records(
     records = []
     told = rows[TRUTH][:] if TRUTH in rows.column_names else [None] * len(rows)
     # Without the images, which were told apart above.
-    texts = rows.select_columns([*dict.fromkeys((*names.captions, names.person_id))])
+    texts = rows.select_columns([*dict.fromkeys(name for name in names.needed if name != names.image)])
     values = zip(numbers, texts, keys["key"][:], keys["file"][:], told)
     for number, row, key, file, right in values:
         try:
@@ -121,11 +121,11 @@ def _image_records(
             if key == file and opened.places is not None:
                 check_place(file, opened.places, names.image)
             captions = names.captions_of(row)
-            own, truth = own_id(row[names.person_id], names.person_id), check_truth(right, captions)
+            own, truth = names.person_of(row, key), check_truth(right, captions)
             records.append(Record(number, own, key, captions, splits[number], file, truth))
         except ValueError as error:
             report(number, str(error))
-    return same_kind(records, opened.title)
+    return records if names.person_id is None else same_kind(records, opened.title)
 
 
 def _image_keys(batch: dict[str, list], column: str) -> dict[str, list]:

@@ -1,6 +1,7 @@
 """Pairs that are read when they are needed: tables too large for a cache, data sets too large for a disk."""
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from .files import ImageFolder, check_place
 from .pair_files import Columns, inside, own_id, read_rows, whole_number
 from .pair_sources import Opened
 from .records import check_person_id, describe, split_name
-from .tables import columns
+from .tables import NO_PERSONS, columns
 
 STREAM_COLUMNS = ("image", "caption", "person_id", "image_path")
 # Rows that are made pairs at once.
@@ -61,7 +62,10 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
         fn_kwargs={"names": names, "title": title, "read_image": read_image, "split": chosen},
     )
     # Given to `map`, the features would count as applied, and images would not be decoded.
-    return made.cast(columns(STREAM_COLUMNS))
+    made = made.cast(columns(STREAM_COLUMNS))
+    if names.person_id is None:
+        made.info.description = NO_PERSONS
+    return made
 
 
 def _table_rows(file: Path, wanted: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
@@ -101,7 +105,10 @@ def _to_pairs(
             if split is not None and split_name(row[names.split], names.split) != split:
                 continue
             image, path = read_image(row[names.image])
-            person = _class_of(row[names.person_id], names.person_id)
+            if names.person_id is None:
+                person = _image_number(image, path)
+            else:
+                person = _class_of(row[names.person_id], names.person_id)
             captions = names.captions_of(row)
         except ValueError as error:
             raise ValueError(f"{title}, row {number} (counted from 0): {error}.") from None
@@ -126,6 +133,12 @@ def _class_of(value: object, name: str) -> int:
         return check_person_id(number, name)
     except ValueError as error:
         raise ValueError(f"{error}. A stream cannot number persons anew; streaming=False can") from None
+
+
+def _image_number(image: Mapping[str, Any], path: str) -> int:
+    """A number for an image that needs no other row: rows are numbered anew in each worker. Not negative, 63 bits."""
+    data = image["bytes"] if image["bytes"] is not None else os.fsencode(path)
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
 def _image_of_column(value: object, name: str, places: tuple[Path, ...] | None) -> Image:

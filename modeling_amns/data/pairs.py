@@ -22,7 +22,7 @@ def load_pairs(
     image_root: str | Path | None = None,
     image_column: str = "image",
     caption_column: str | Sequence[str] = "caption",
-    person_id_column: str = "person_id",
+    person_id_column: str | None = "person_id",
     split_column: str = "split",
     streaming: bool = False,
     on_missing: str = "error",
@@ -40,18 +40,21 @@ def load_pairs(
         image_root: folder that holds all images, by default that of the file. Paths are relative to it or lie in it.
         image_column, caption_column, person_id_column, split_column: names in the source. A caption may be a list of
             captions of the same image. Several caption columns are a pair each; of them empty cells are left out, one
-            of each row must be filled.
+            of each row must be filled. `person_id_column=None`: nothing says who is shown, and each image is a person
+            of its own, told from others as `image_id` says.
         streaming: train only: rows are read when they are needed, and no cache is written.
         on_missing: as for `load_benchmark`; a stream takes `error` only, as nobody counts what it would leave out.
     Returns:
         What `load_benchmark` returns, and the column `person_name`, the person id as the source has it. `person_id`
         counts from 0 without gaps in every split, in the order of the sorted ids: by value where all are whole
         numbers, else as text. `image_id` tells images apart by path, or by content where the source holds their
-        bytes; `image_path` may then be empty. A source with a column `is_clean` of truth values (of a list of
+        bytes; `image_path` may then be empty. Without person ids `person_id` is `image_id`, there is no `person_name`,
+        and training refuses what needs ids by name. A source with a column `is_clean` of truth values (of a list of
         captions one each, or one for all) has it in `train` too: only what scores a method looks at it.
         With `streaming` an `IterableDataset` of `image`, `caption`, `person_id`, `image_path`, and no `is_clean`: ids
         cannot be renumbered nor images counted before they are read, so ids must be whole numbers from 0 already, and
-        a model with an identity loss needs `num_identities` above the largest.
+        a model with an identity loss needs `num_identities` above the largest. Without person ids they are 63 bits of
+        a digest of the image's bytes or path.
     Raises:
         ValueError: a column is missing, a row is not what it should be (in a stream when it is reached), the split is
             not there, an image lies outside `image_root`.
@@ -91,7 +94,7 @@ def load_pairs(
     split = split or "train"
     if not records:
         raise ValueError(f"{title} has no rows of split {split}.")
-    form = own_form(split, split == "train" and knows_truth(title, records))
+    form = own_form(split, split == "train" and knows_truth(title, records), names.person_id is not None)
     if isinstance(pairs.images, datasets.Dataset):
         numbers = [record.number for record in records]
         images = pairs.images if len(numbers) == len(pairs.images) else pairs.images.select(numbers)

@@ -10,6 +10,9 @@ from .pair_files import Columns
 from .pair_sources import is_hub_id
 from .pairs import load_pairs
 
+# In the place of a column's name: there is none.
+NO_COLUMN = "none"
+
 
 @dataclass
 class SourceArguments:
@@ -38,7 +41,10 @@ class SourceArguments:
         default_factory=lambda: ["caption"],
         metadata={"help": "Column of own pairs that holds the caption; several hold one of the same image each."},
     )
-    person_id_column: str = field(default="person_id", metadata={"help": "Column of own pairs that names the person."})
+    person_id_column: str = field(
+        default="person_id",
+        metadata={"help": "Column of own pairs that names the person; none: each image is a person of its own."},
+    )
     split_column: str = field(
         default="split", metadata={"help": "Column of own pairs that says train, val or test for each pair."}
     )
@@ -52,6 +58,12 @@ class SourceArguments:
         if isinstance(self.caption_column, str):
             # As a recipe may have it.
             self.caption_column = [self.caption_column]
+        if not self.person_id_column:
+            raise ValueError(f"person_id_column is {self.person_id_column!r}; name a column, or write {NO_COLUMN}.")
+        if self.person_id_column == NO_COLUMN and not self.pairs:
+            raise ValueError(
+                f"person_id_column {NO_COLUMN} is of own pairs; a benchmark names its persons. Leave it out."
+            )
         self.columns  # noqa: B018  refuses names that can't be
 
     @property
@@ -72,9 +84,15 @@ class SourceArguments:
         return "val" if known is None or "val" in known.splits else "test"
 
     @property
+    def names_persons(self) -> bool:
+        """Whether the data have person ids; else each image is a person of its own."""
+        return not self.pairs or self.person_id_column != NO_COLUMN
+
+    @property
     def columns(self) -> Columns:
         """Names of the columns of own pairs."""
-        return Columns(self.image_column, self.caption_column, self.person_id_column, self.split_column)
+        person_id = self.person_id_column if self.names_persons else None
+        return Columns(self.image_column, self.caption_column, person_id, self.split_column)
 
     def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
         """A split as `load_benchmark` returns it; errors as there and in `load_pairs`."""
@@ -86,10 +104,10 @@ class SourceArguments:
             self.image_root,
             self.image_column,
             self.caption_column,
-            self.person_id_column,
+            self.columns.person_id,
             self.split_column,
             on_missing=self.on_missing,
         )
 
 
-__all__ = ["SourceArguments"]
+__all__ = ["NO_COLUMN", "SourceArguments"]
