@@ -114,7 +114,7 @@ def dataset_card(name: str, counts: str = "") -> DatasetCard:
     """The card of a benchmark; the three real ones describe, and never hold, what their authors hand out.
 
     Args:
-        name: `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `synthetic-pedes`.
+        name: `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926`, `ufine3c` or `synthetic-pedes`.
         counts: a table of what there is; default the published sizes, where there are any.
 
     Example:
