@@ -149,7 +149,8 @@ def check_eval_sets(eval_dataset: object, args: AMNSTrainingArguments, own_metri
     metric = args.metric_for_best_model
     if metric is None or own_metrics or args.eval_strategy == "no":
         return
-    known = [f"{name}_{figure}".lstrip("_") for name in sets for figure in METRICS]
+    # Of several sets also the means.
+    known = [f"{name}_{figure}".lstrip("_") for name in dict.fromkeys((*sets, "")) for figure in METRICS]
     if metric.removeprefix("eval_") not in known:
         raise ValueError(
             f"metric_for_best_model {metric} is no figure of the evaluation; choose one of {', '.join(known)}."

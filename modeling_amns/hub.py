@@ -259,7 +259,7 @@ def push_dataset_card(
         ValueError: there is no such benchmark, the id is not `ORG/NAME`, or the repository is public and should not
             be. The card of synthetic-pedes goes with its data: `push_synthetic`.
     """
-    if not known_benchmark(name).counts:
+    if known_benchmark(name).mark:
         raise ValueError(f"The card of {name} says what was made: push_synthetic pushes both.")
     _check_repo_id(repo_id)
     api = client(token)

@@ -257,9 +257,16 @@ def test_one_of_several_sets_selects_the_best_model(several, metric):
     assert len(seen) == 2 and trainer.state.best_metric == max(seen)
 
 
-def test_a_bare_figure_selects_nothing_among_several_sets(several):
-    with pytest.raises(ValueError, match="rank1 is no figure of the evaluation; choose one of a_rank1, .*b_mINP"):
-        several.trainer(eval_strategy="epoch")
+def test_a_bare_figure_of_several_sets_is_their_mean(several):
+    metrics = several.trainer(eval_strategy="epoch").evaluate()
+    for figure in ("rank1", "mINP"):
+        assert metrics[f"eval_{figure}"] == pytest.approx(
+            (metrics[f"eval_a_{figure}"] + metrics[f"eval_b_{figure}"]) / 2
+        )
+    with pytest.raises(
+        ValueError, match="c_mAP is no figure of the evaluation; choose one of a_rank1, .*b_mINP, rank1"
+    ):
+        several.trainer(eval_strategy="epoch", metric_for_best_model="c_mAP")
 
 
 def test_predict_gives_embeddings_persons_and_figures(several):

@@ -1,6 +1,6 @@
 """Where a run's pairs come from, as command-line options: one of the benchmarks, or the user's own pairs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import datasets
@@ -12,6 +12,7 @@ from .pairs import load_pairs
 
 # In the place of a column's name: there is none.
 NO_COLUMN = "none"
+_ON_DISK = "A benchmark on disk"
 
 
 @dataclass
@@ -20,7 +21,8 @@ class SourceArguments:
 
     # Titles in --help, by the first field of each group.
     _argument_groups = {
-        "benchmark": "A benchmark on disk",
+        "benchmark": _ON_DISK,
+        "data_root": _ON_DISK,
         "pairs": "Own pairs of image, caption and person id instead",
     }
 
@@ -110,4 +112,51 @@ class SourceArguments:
         )
 
 
-__all__ = ["NO_COLUMN", "SourceArguments"]
+@dataclass
+class SourcesArguments(SourceArguments):
+    """One or more benchmarks below one folder, or own pairs."""
+
+    _argument_groups = {"benchmark": _ON_DISK}
+
+    benchmark: list[str] = field(  # type: ignore[assignment]
+        default_factory=lambda: ["synthetic-pedes"],
+        metadata={"help": "One or more of " + ", ".join(BENCHMARKS) + ", below one data_root."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.benchmark, str):
+            # As a recipe may have it.
+            self.benchmark = [self.benchmark]
+        if len(set(self.benchmark)) < len(self.benchmark) or not self.benchmark:
+            raise ValueError(f"benchmark must name one or more sets, each once; found {' '.join(self.benchmark)!r}.")
+
+    def each(self) -> list[SourceArguments]:
+        """One source for each benchmark, or the one of own pairs."""
+        values = {option.name: getattr(self, option.name) for option in fields(SourceArguments)}
+        names = self.benchmark[:1] if self.pairs else self.benchmark
+        return [SourceArguments(**{**values, "benchmark": name}) for name in names]
+
+    @property
+    def joint(self) -> bool:
+        """Whether there are several."""
+        return len(self.each()) > 1
+
+    @property
+    def name(self) -> str:
+        """What reports call the data; several benchmarks are joined by a plus."""
+        return " + ".join(source.name for source in self.each())
+
+    @property
+    def selection_split(self) -> str:
+        """The split that selects the best epoch; of several benchmarks those without val differ: `val/test`."""
+        return "/".join(dict.fromkeys(source.selection_split for source in self.each()))
+
+    def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
+        """A split of the one source; a ValueError where there are several."""
+        if self.joint:
+            raise ValueError(f"{self.name} are several benchmarks: load each of them.")
+        return self.each()[0].load(split)
+
+
+__all__ = ["NO_COLUMN", "SourceArguments", "SourcesArguments"]

@@ -302,6 +302,13 @@ def dropped_pairs(dataset: datasets.Dataset | datasets.IterableDataset | Mapping
     return int(found[1]) if found else 0
 
 
+def note_dropped(dataset: datasets.Dataset, pairs: int) -> datasets.Dataset:
+    """The data set, whose info says how many pairs it lacks."""
+    kept = _DROPPED.sub("", dataset.info.description or "").strip()
+    dataset.info.description = f"{kept}\ndropped_pairs: {pairs}" if pairs else kept
+    return dataset
+
+
 def has_persons(dataset: datasets.Dataset | datasets.IterableDataset) -> bool:
     """Whether a training set names persons; else each of its images is one (`load_pairs(person_id_column=None)`)."""
     return NO_PERSONS not in (dataset.info.description or "").splitlines()
@@ -322,5 +329,6 @@ __all__ = [
     "dropped_pairs",
     "has_persons",
     "keep_present",
+    "note_dropped",
     "own_form",
 ]
