@@ -255,7 +255,8 @@ def _best_checkpoint(trainer: AMNSTrainer, step: int) -> Path | None:
 
 
 def _rank(trainer: AMNSTrainer, tests: dict[str, datasets.DatasetDict], epoch: float | None) -> _Ranked:
-    embedded, each = [], {}
+    embedded: list[EmbeddedSplit] = []
+    each: dict[str, dict[str, float]] = {}
     for name, test in tests.items():
         prefix = f"test_{name}" if len(tests) > 1 else "test"
         found = trainer.predict(test, metric_key_prefix=prefix)

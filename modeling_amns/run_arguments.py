@@ -78,8 +78,8 @@ class DataArguments(SourcesArguments, NoiseArguments):
 
     def load_sets(self, split: str | None = None) -> dict[str, datasets.DatasetDict]:
         """The split of each source to rank, by its name; None: the one that selects the best epoch."""
-        found = {source.name: source.load(split or source.selection_split) for source in self.each()}
-        return cast(dict[str, datasets.DatasetDict], found)
+        each = {source.name: source.load(split or source.selection_split) for source in self.each()}
+        return {name: cast(datasets.DatasetDict, found) for name, found in each.items()}
 
 
 @dataclass

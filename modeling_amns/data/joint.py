@@ -1,6 +1,7 @@
 """Training pairs of several benchmarks as one set, whose persons and images stay apart."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
@@ -36,16 +37,18 @@ def join_pairs(parts: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
         )
     joined, persons, images = [], 0, 0
     for name, part in parts.items():
-        changed = {
-            "person_id": np.asarray(part["person_id"][:], np.int64) + persons,
-            "image_id": np.asarray(part["image_id"][:], np.int64) + images,
+        person_ids = np.asarray(part["person_id"][:], np.int64) + persons
+        image_ids = np.asarray(part["image_id"][:], np.int64) + images
+        changed: dict[str, Any] = {
+            "person_id": person_ids,
+            "image_id": image_ids,
             "image_path": [f"{name}/{path}" for path in part["image_path"][:]],
         }
         order, moved = part.column_names, part.remove_columns([*changed])
         for column, values in changed.items():
             moved = moved.add_column(column, values, feature=columns([column])[column])
         joined.append(moved.select_columns(order))
-        persons, images = int(changed["person_id"].max()) + 1, int(changed["image_id"].max()) + 1
+        persons, images = int(person_ids.max()) + 1, int(image_ids.max()) + 1
     whole = datasets.concatenate_datasets(joined)
     return note_dropped(whole, sum(dropped_pairs(part) for part in parts.values()))
 
