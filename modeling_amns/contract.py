@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig
 from .data.long_captions import WINDOWS, count_long, refuse_long
+from .data.tables import has_persons
 from .extras import require
 from .losses import IDENTITY
 from .pair_mixture import EXTRA
@@ -59,6 +60,8 @@ def check_training_set(
     if args.pair_weighting != "none":
         require("sklearn.mixture", EXTRA, f"pair_weighting {args.pair_weighting}")
     _check_columns("train_dataset", dataset, TRAIN_COLUMNS)
+    if not has_persons(dataset):
+        refuse_person_options(args)
     if isinstance(dataset, datasets.IterableDataset):
         sampling = {
             "instances_per_identity": args.instances_per_identity,
@@ -79,6 +82,24 @@ def check_training_set(
                 f"{wrong:.0%} of the captions are wrong, and instances_per_identity {args.instances_per_identity} "
                 "makes each of them a positive of all images of its person in the batch. instances_per_identity 0 "
                 "spoils one row by it, not as many."
+            )
+
+
+def refuse_person_options(args: AMNSTrainingArguments) -> None:
+    """A ValueError for what needs person ids, where each image is a person of its own.
+
+    Losses of pairs (`waf`, `sdm`, ...) do not: the captions of an image are its positives.
+    """
+    asked = {
+        f"the {IDENTITY} loss": IDENTITY in args.weights,
+        f"instances_per_identity {args.instances_per_identity}": args.instances_per_identity > 1,
+    }
+    for name, given in asked.items():
+        if given:
+            raise ValueError(
+                f"{name} needs person ids, and the training pairs have none (person_id_column none): each image is a "
+                f"person of its own. Name the column of the ids, or go without: loss_weights without {IDENTITY}, "
+                "instances_per_identity 0."
             )
 
 
@@ -128,7 +149,8 @@ def check_eval_sets(eval_dataset: object, args: AMNSTrainingArguments, own_metri
     metric = args.metric_for_best_model
     if metric is None or own_metrics or args.eval_strategy == "no":
         return
-    known = [f"{name}_{figure}".lstrip("_") for name in sets for figure in METRICS]
+    # Of several sets also the means.
+    known = [f"{name}_{figure}".lstrip("_") for name in dict.fromkeys((*sets, "")) for figure in METRICS]
     if metric.removeprefix("eval_") not in known:
         raise ValueError(
             f"metric_for_best_model {metric} is no figure of the evaluation; choose one of {', '.join(known)}."
@@ -246,6 +268,7 @@ __all__ = [
     "check_eval_sets",
     "check_training_set",
     "prepare_model",
+    "refuse_person_options",
     "refuse_sharded_parameters",
     "refuse_trainer_arguments",
 ]

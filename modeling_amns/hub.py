@@ -253,13 +253,13 @@ def push_dataset_card(
     """Uploads the card of a real benchmark, which says what it is and where to ask for it; no image, no caption.
 
     Args:
-        name: `cuhk-pedes`, `icfg-pedes` or `rstpreid`.
+        name: `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926` or `ufine3c`.
         repo_id, private, token, revision: as for `push_synthetic`.
     Raises:
         ValueError: there is no such benchmark, the id is not `ORG/NAME`, or the repository is public and should not
             be. The card of synthetic-pedes goes with its data: `push_synthetic`.
     """
-    if not known_benchmark(name).counts:
+    if known_benchmark(name).mark:
         raise ValueError(f"The card of {name} says what was made: push_synthetic pushes both.")
     _check_repo_id(repo_id)
     api = client(token)

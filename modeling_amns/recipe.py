@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import platform
 import time
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ from .adapters import (
 )
 from .cards import PICTURES
 from .checkpoints import asked_for, missing_parts
+from .contract import refuse_person_options
 from .curves import draw_training
 from .data.benchmarks import dropped_pairs
 from .data.folds import leave_out, pairs_digest, read_fold
+from .data.joint import join_pairs, mean_figures, persons_of
 from .data.long_captions import refuse_long
 from .data.noise import moved_captions
 from .disk import whole_file
@@ -47,7 +49,7 @@ from .query_figures import query_figures, write_query_figures
 from .report import FROM_SCRATCH, METRICS, EpochFigures, RunReport, figures_table, weights_sha256
 from .run_arguments import DataArguments, ModelArguments, parse_arguments
 from .run_folder import check_wishes, locked, refuse_used
-from .run_options import check_persons, check_selection, read_recipe
+from .run_options import check_selection, read_recipe
 from .run_record import read_record
 from .starts import build, check_positions
 from .trainer import AMNSTrainer
@@ -100,8 +102,9 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     """
     folder = Path(str(args.output_dir))
     check_selection(args)
-    check_persons(data.knows_persons, args)
     check_adapter_options(start)
+    if not data.names_persons:
+        refuse_person_options(args)
     resumes = bool(asked_for(args.resume_from_checkpoint))
     check_wishes(resumes, args.overwrite_output_dir, folder, start.model_name_or_path)
     if not resumes and not args.overwrite_output_dir:
@@ -124,10 +127,13 @@ def _run(
     if start.model_name_or_path:
         # Before the data, which may take minutes to read; how many persons they show is known only then.
         check_positions(start, load_start(start.model_name_or_path, AMNSModel))
-    train = data.load_train()
+    parts = data.load_parts()
+    train = join_pairs(parts) if data.joint else next(iter(parts.values()))
     noise_rate = _noise_share(train)
-    splits = {"train": train} | {split: data.load(split) for split in dict.fromkeys(("test", data.selection_split))}
-    test = splits["test"]
+    tests, selecting = data.load_sets("test"), data.load_sets()
+    first = next(iter(tests))
+    # Whose classes are whose.
+    persons = {"persons": persons_of(parts)} if data.joint else {}
     # Also with persons left out: their classes stay empty, and all folds have the same model.
     num_identities = max(train["person_id"][:]) + 1 if IDENTITY in args.weights else 0
     left_out: dict[str, Any] = {"left_out_fold": None}
@@ -138,17 +144,19 @@ def _run(
     torch.manual_seed(args.seed)
     model, processor = build(start, train["caption"][:], num_identities)
     # Read last, and never in vain.
-    refuse_long(processor, test["queries"]["caption"][:], "Queries of the test split", "query")
+    for name, test in tests.items():
+        title = f"Queries of the test split of {name}" if data.joint else "Queries of the test split"
+        refuse_long(processor, test["queries"]["caption"][:], title, "query")
     trainer = AMNSTrainer(
         add_adapters(model, start) if start.use_peft else model,
         args,
         train_dataset=train,
-        eval_dataset=splits[data.selection_split],
+        eval_dataset=selecting if data.joint else selecting[first],
         processing_class=processor,
     )
-    trainer.run_options = _deciding(data, start) | left_out | {"long_captions": processor.long_captions}
+    trainer.run_options = _deciding(data, start) | left_out | persons | {"long_captions": processor.long_captions}
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    embedded, last_embedded, best, last, selected = _evaluate_and_save(trainer, test)
+    best, last, selected = _evaluate_and_save(trainer, tests)
     origin, base_model = _origin(start.model_name_or_path)
     report = RunReport(
         benchmark=data.name,
@@ -157,13 +165,21 @@ def _run(
         noise_seed=None if data.noise_file else data.noise_seed,
         noise_file=Path(data.noise_file).name if data.noise_file else None,
         losses=args.weights,
-        best=best,
-        last=last,
+        best=best.mean,
+        last=last.mean,
+        by_benchmark={name: {"best": best.each[name], "last": last.each[name]} for name in tests if data.joint},
         selected_on=_selected_on(trainer, data.selection_split) if selected else None,
-        dropped_pairs={split: dropped_pairs(rows) for split, rows in splits.items()},
+        dropped_pairs={
+            "train": dropped_pairs(train),
+            data.selection_split: sum(map(dropped_pairs, selecting.values())),
+            "test": sum(map(dropped_pairs, tests.values())),
+        },
         start=origin,
         base_model=base_model,
-        training=_configuration(start, args, processor) | (left_out if data.left_out_fold else {}) | _changes(trainer),
+        training=_configuration(start, args, processor)
+        | persons
+        | (left_out if data.left_out_fold else {})
+        | _changes(trainer),
         environment=_environment(args.device),
         doubtful_share=round(trainer.mixture.doubtful_share, 4) if trainer.mixture else None,
         seconds=round(time.time() - began, 1),
@@ -178,20 +194,27 @@ def _run(
         report.save(folder)
         with whole_file(folder / "trainer_state.json") as part:
             trainer.state.save_to_json(str(part))
-        write_query_figures(folder, {"best": query_figures(embedded), "last": query_figures(last_embedded)})
+        write_query_figures(folder, {"best": query_figures(best.embedded), "last": query_figures(last.embedded)})
         trainer.save_pair_scores(folder)
-        _draw(trainer, processor, embedded, test)
+        _draw(trainer, processor, best.embedded, tests[first])
     return trainer, report
 
 
-def _evaluate_and_save(
-    trainer: AMNSTrainer, test: datasets.DatasetDict
-) -> tuple[EmbeddedSplit, EmbeddedSplit, EpochFigures, EpochFigures, bool]:
+@dataclass(frozen=True)
+class _Ranked:
+    """The test split of each benchmark as one epoch ranks it; `embedded` is that of the first."""
+
+    embedded: EmbeddedSplit
+    mean: EpochFigures
+    each: dict[str, EpochFigures]
+
+
+def _evaluate_and_save(trainer: AMNSTrainer, tests: dict[str, datasets.DatasetDict]) -> tuple[_Ranked, _Ranked, bool]:
     """Leaves the weights of the best epoch in trainer and `output_dir`.
 
     Returns:
-        test as they see it and as those of the last epoch do, its best and last figures, and whether the best are of
-        the epoch that was selected: where its checkpoint is gone they are those of the last.
+        the tests as they rank them and as those of the last epoch do, and whether the best are of the epoch that was
+        selected: where its checkpoint is gone they are those of the last.
     """
     state, folder, ranked = trainer.state, Path(str(trainer.args.output_dir)), None
     earlier = state.best_global_step if state.best_global_step != state.global_step else None
@@ -203,16 +226,15 @@ def _evaluate_and_save(
         )
     try:
         if checkpoint is not None:
-            ranked = _rank(trainer, test, state.epoch)
+            ranked = _rank(trainer, tests, state.epoch)
     finally:
         # Whatever happens to the figures, what hours were spent on is saved.
         if checkpoint is not None:
             load_weights(trainer, checkpoint)
         save_final(trainer, folder)
     epoch = _epoch_of(trainer, earlier) if checkpoint is not None and earlier else state.epoch
-    embedded, best = _rank(trainer, test, epoch)
-    last_embedded, last = ranked or (embedded, best)
-    return embedded, last_embedded, best, last, selected
+    best = _rank(trainer, tests, epoch)
+    return best, ranked or best, selected
 
 
 def _best_checkpoint(trainer: AMNSTrainer, step: int) -> Path | None:
@@ -232,13 +254,23 @@ def _best_checkpoint(trainer: AMNSTrainer, step: int) -> Path | None:
     return None
 
 
-def _rank(trainer: AMNSTrainer, test: datasets.DatasetDict, epoch: float | None) -> tuple[EmbeddedSplit, EpochFigures]:
-    found = trainer.predict(test, metric_key_prefix="test")
-    figures = found.metrics or {}
-    trainer.log(figures)
-    queries, gallery, query_ids, gallery_ids = map(torch.from_numpy, (*found.predictions, *(found.label_ids or ())))
-    embedded = EmbeddedSplit(gallery=gallery, gallery_ids=gallery_ids, queries=queries, query_ids=query_ids)
-    return embedded, EpochFigures.of({name: figures[f"test_{name}"] for name in METRICS}, epoch)
+def _rank(trainer: AMNSTrainer, tests: dict[str, datasets.DatasetDict], epoch: float | None) -> _Ranked:
+    embedded: list[EmbeddedSplit] = []
+    each: dict[str, dict[str, float]] = {}
+    for name, test in tests.items():
+        prefix = f"test_{name}" if len(tests) > 1 else "test"
+        found = trainer.predict(test, metric_key_prefix=prefix)
+        figures = found.metrics or {}
+        trainer.log(figures)
+        queries, gallery, query_ids, gallery_ids = map(
+            torch.from_numpy, (*found.predictions, *(found.label_ids or ()))
+        )
+        split = EmbeddedSplit(gallery=gallery, gallery_ids=gallery_ids, queries=queries, query_ids=query_ids)
+        # What is pictured and written query by query is the first.
+        embedded += [] if embedded else [split]
+        each[name] = {figure: figures[f"{prefix}_{figure}"] for figure in METRICS}
+    rows = {name: EpochFigures.of(figures, epoch) for name, figures in each.items()}
+    return _Ranked(embedded[0], EpochFigures.of(mean_figures([*each.values()]), epoch), rows)
 
 
 def _selected_on(trainer: AMNSTrainer, split: str) -> str | None:

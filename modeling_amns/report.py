@@ -77,6 +77,7 @@ class RunReport:
         best: figures of the weights beside the report, which are those of the selected epoch, or of the last where
             none was selected.
         last: figures of the last epoch.
+        by_benchmark: of a run on several benchmarks `best` and `last` of each by its name; above are then their means.
         selected_on: split and figure that selected the best epoch, `"val rank1"`; `None` where none was selected.
         dropped_pairs: pairs without an image that were left out, by split.
         start: what the weights started from.
@@ -112,6 +113,7 @@ class RunReport:
     losses: dict[str, float] = field(default_factory=dict)
     best: EpochFigures = EpochFigures()
     last: EpochFigures = EpochFigures()
+    by_benchmark: dict[str, dict[str, EpochFigures]] = field(default_factory=dict)
     selected_on: str | None = None
     dropped_pairs: dict[str, int] = field(default_factory=dict)
     start: str | None = None
@@ -137,13 +139,18 @@ class RunReport:
     @property
     def rows(self) -> dict[str, EpochFigures]:
         """Best and last, by what a table calls them."""
-        named = {"best": self.best, "last": self.last}
+        mean = "mean, " if self.by_benchmark else ""
+        named = {f"{mean}best": self.best, f"{mean}last": self.last}
+        for benchmark, figures in self.by_benchmark.items():
+            named |= {f"{benchmark}, {name}": row for name, row in figures.items()}
         return {f"{name}, epoch {format_number(row.epoch, 'g')}": row for name, row in named.items()}
 
     def save(self, folder: str | Path) -> None:
         """Writes `results.json`, whole or not at all."""
         content = asdict(self)
         content |= content.pop("more") | {"best": dict(self.best), "last": dict(self.last)}
+        each = self.by_benchmark.items()
+        content["by_benchmark"] = {name: {key: dict(row) for key, row in rows.items()} for name, rows in each}
         write_whole(Path(folder) / RESULTS, json.dumps(content, indent=2) + "\n")
 
     @classmethod
@@ -169,11 +176,11 @@ class RunReport:
             if wrong or (isinstance(value, int | float) and not isinstance(value, bool) and not is_number(value)):
                 raise ValueError(f"{file}: {name} must be a JSON {missing}, found {_shown(value)}; train anew.")
             known[name] = value
-        for name in ("best", "last"):
-            numbers = {
-                key: value for key, value in known.get(name, {}).items() if key in _FIGURES and is_number(value)
-            }
-            known[name] = EpochFigures(**numbers)
+        known |= {name: _read_figures(known.get(name, {})) for name in ("best", "last")}
+        for name, rows in known.get("by_benchmark", {}).items():
+            if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+                raise ValueError(f"{file}: by_benchmark must hold best and last of each, found {_shown(rows)}.")
+            known["by_benchmark"][name] = {key: _read_figures(row) for key, row in rows.items()}
         for name, count in known.get("dropped_pairs", {}).items():
             if not isinstance(count, int) or not is_number(count):
                 found = f"found {_shown(count)} for {_shown(name)}; train anew."
@@ -189,9 +196,13 @@ class RunReport:
         return self.weights_sha256 is None or weights_sha256(weights) in (None, self.weights_sha256)
 
 
+def _read_figures(row: Mapping[str, Any]) -> EpochFigures:
+    return EpochFigures(**{key: value for key, value in row.items() if key in _FIGURES and is_number(value)})
+
+
 _OBJECT, _TEXT, _NUMBER, _WHOLE = ((dict,), "dict"), ((str,), "str"), ((int, float), "number"), ((int,), "int")
 _KINDS = {
-    **dict.fromkeys(("losses", "best", "last", "dropped_pairs", "training", "environment"), _OBJECT),
+    **dict.fromkeys(("losses", "best", "last", "by_benchmark", "dropped_pairs", "training", "environment"), _OBJECT),
     **dict.fromkeys(("benchmark", "noise_file", "selected_on", "start", "base_model", "weights_sha256"), _TEXT),
     **dict.fromkeys(("noise_rate", "doubtful_share", "seconds"), _NUMBER),
     **dict.fromkeys(("noise_seed", "peak_memory_mb"), _WHOLE),

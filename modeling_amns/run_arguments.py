@@ -12,8 +12,9 @@ from .captions_amns import check_long_captions
 from .cli import OptionParser
 from .configuration_amns import check_limit
 from .data.folds import read_fold
+from .data.joint import join_pairs
 from .data.noise import inject_noise
-from .data.sources import SourceArguments
+from .data.sources import SourceArguments, SourcesArguments
 from .image_modes_amns import size_pair
 from .run_options import read_encoder, read_recipe, refuse_from_scratch_options
 from .training_args import AMNSTrainingArguments
@@ -39,15 +40,20 @@ class NoiseArguments(SourceArguments):
 
     def load_train(self) -> datasets.Dataset:
         """The training pairs with the wrong captions that were asked for; errors as of `load` and `inject_noise`."""
-        train = cast(datasets.Dataset, self.load("train"))
+        return self._noisy(self.load("train"))
+
+    def _noisy(self, train: datasets.Dataset | datasets.DatasetDict) -> datasets.Dataset:
+        pairs = cast(datasets.Dataset, train)
         if self.noise_rate or self.noise_file:
-            train = inject_noise(train, self.noise_rate, self.noise_seed, self.noise_file)
-        return train
+            pairs = inject_noise(pairs, self.noise_rate, self.noise_seed, self.noise_file)
+        return pairs
 
 
 @dataclass
-class DataArguments(NoiseArguments):
-    """Persons that training leaves out."""
+class DataArguments(SourcesArguments, NoiseArguments):
+    """One or more sets to train and to test on, and the persons that training leaves out."""
+
+    _argument_groups = {"left_out_fold": "Persons that training leaves out"}
 
     left_out_fold: str | None = field(
         default=None,
@@ -58,6 +64,22 @@ class DataArguments(NoiseArguments):
         super().__post_init__()
         if self.left_out_fold is not None:
             self.left_out_fold = str(read_fold(self.left_out_fold))
+        if self.joint and self.noise_file:
+            raise ValueError("noise_file is an index into one benchmark; name one, or use noise_rate.")
+
+    def load_parts(self) -> dict[str, datasets.Dataset]:
+        """The training pairs of each source by its name, each with its own wrong captions; errors as of `load`."""
+        return {source.name: self._noisy(source.load("train")) for source in self.each()}
+
+    def load_train(self) -> datasets.Dataset:
+        """The training pairs of all sources as one set, see `join_pairs`."""
+        parts = self.load_parts()
+        return join_pairs(parts) if len(parts) > 1 else next(iter(parts.values()))
+
+    def load_sets(self, split: str | None = None) -> dict[str, datasets.DatasetDict]:
+        """The split of each source to rank, by its name; None: the one that selects the best epoch."""
+        each = {source.name: source.load(split or source.selection_split) for source in self.each()}
+        return {name: cast(datasets.DatasetDict, found) for name, found in each.items()}
 
 
 @dataclass

@@ -12,7 +12,6 @@ from transformers import PreTrainedConfig
 
 from .brief import in_short
 from .configuration_amns import AMNSTextConfig, AMNSVisionConfig
-from .losses import IDENTITY
 from .report import METRICS
 from .training_args import AMNSTrainingArguments
 
@@ -141,23 +140,4 @@ def check_selection(args: AMNSTrainingArguments) -> None:
         )
 
 
-def check_persons(knows_persons: bool, args: AMNSTrainingArguments) -> None:
-    """Refuses what goes by persons where pairs do not say whom they show.
-
-    Args:
-        knows_persons: of the data; else each image is its own person.
-        args: of the run.
-    Raises:
-        ValueError: the identity loss, or batches of several images a person, are asked for.
-    """
-    if knows_persons:
-        return
-    nobody = "needs to know whom an image shows, and person_id_column none says that nothing does"
-    if IDENTITY in args.weights:
-        others = {name: weight for name, weight in args.weights.items() if name != IDENTITY} or {"bsdm": 1.0}
-        raise ValueError(f"The identity loss {nobody}. Leave it out: --loss_weights '{json.dumps(others)}'.")
-    if args.instances_per_identity > 1:
-        raise ValueError(f"instances_per_identity {args.instances_per_identity} {nobody}. Leave it at 0.")
-
-
-__all__ = ["RECIPES", "check_persons", "check_selection", "read_encoder", "read_recipe", "refuse_from_scratch_options"]
+__all__ = ["RECIPES", "check_selection", "read_encoder", "read_recipe", "refuse_from_scratch_options"]

@@ -10,8 +10,10 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalPrediction, PredictionOutput, denumpify_detensorize
 
+from .data.joint import mean_figures
 from .evaluation import EmbeddedSplit, embed_split
 from .protocols import MaskedEncoder, PairProcessor
+from .report import METRICS
 
 Split = Mapping[str, datasets.Dataset]
 
@@ -53,7 +55,8 @@ class EvaluatesSplits(Trainer):
 
         Args:
             eval_dataset: `{"gallery", "queries"}`; several of them by name, whose figures are then
-                `{prefix}_{name}_rank1` ...; or the name of one of the trainer's own; default all the trainer's own.
+                `{prefix}_{name}_rank1` ..., and `{prefix}_rank1` ... their means; or the name of one of the trainer's
+                own; default all the trainer's own.
             ignore_keys: must stay out, nothing but embeddings is collected.
             metric_key_prefix: start of the figures' names.
         Returns:
@@ -75,7 +78,11 @@ class EvaluatesSplits(Trainer):
             metrics: dict[str, float] = {}
             for name, split in sets.items():
                 metrics |= self.evaluate(split, ignore_keys, f"{metric_key_prefix}_{name}")
-            return metrics
+            each = [{figure: metrics[f"{metric_key_prefix}_{name}_{figure}"] for figure in METRICS} for name in sets]
+            mean = {f"{metric_key_prefix}_{figure}": value for figure, value in mean_figures(each).items()}
+            self.log(mean)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, mean)
+            return metrics | mean
         _, metrics = self._rank(chosen, ignore_keys, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -9,7 +9,7 @@ python scripts/evaluate.py outputs/quickstart --benchmark synthetic-pedes --data
 
 import json
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modeling_amns.cli import parse, run_script, stand_aside
@@ -19,28 +19,11 @@ stand_aside(__name__, __file__)
 from accelerate import PartialState
 
 from modeling_amns.captions_amns import check_long_captions
-from modeling_amns.data.benchmarks import BENCHMARKS
-from modeling_amns.data.sources import SourceArguments
+from modeling_amns.data.sources import SourcesArguments
 from modeling_amns.evaluation import embed_split
 from modeling_amns.figures import write_figures
 from modeling_amns.loading import load_checkpoint
 from modeling_amns.report import METRICS, figures_table
-
-
-@dataclass
-class SourcesArguments(SourceArguments):
-    """One or more benchmarks below one folder, or own pairs."""
-
-    benchmark: list[str] = field(
-        default_factory=lambda: ["synthetic-pedes"],
-        metadata={"help": "One or more of " + ", ".join(BENCHMARKS) + ", below one data_root."},
-    )
-
-    def each(self) -> list[SourceArguments]:
-        """One source for each benchmark."""
-        values = {option.name: getattr(self, option.name) for option in fields(self)}
-        names = self.benchmark[:1] if self.pairs else self.benchmark
-        return [SourceArguments(**{**values, "benchmark": name}) for name in names]
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import csv
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -129,6 +130,48 @@ def test_repaired_pairs_stay_in_their_order_and_are_listed(people, tmp_path):  #
     # Written again without repairs, their list is gone.
     write_clean(tmp_path / "clean", read_records(source), train, suspects, doubtful)
     assert not (tmp_path / "clean" / "repaired.csv").exists()
+
+
+def test_pairs_of_several_caption_columns_are_written_one_a_row(people, tmp_path):  # noqa: F811
+    rows = [
+        "image,caption1,caption2,person_id",
+        *(f"photos/{n}.png,first {n},{'second' * (n % 2)},{n}" for n in range(4)),
+    ]
+    (people / "two.csv").write_text("\n".join(rows))
+    source = SourceArguments(pairs=str(people / "two.csv"), caption_column=["caption1", "caption2"])
+    train = load_pairs(people / "two.csv", caption_column=source.caption_column)
+    assert train["caption"][:] == ["first 0", "first 1", "second", "first 2", "first 3", "second"]
+    suspects = [Suspect(row, "", "", "", 0.0) for row in range(6)]
+    write_clean(tmp_path / "clean", read_records(source), train, suspects, {2: "model"})
+    kept = load_pairs(tmp_path / "clean", "train", image_root=people)
+    assert kept["caption"][:] == ["first 0", "first 1", "first 2", "first 3", "second"]
+    assert kept["person_name"][:] == ["0", "1", "2", "3", "3"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "images"])
+def test_a_set_without_person_ids_is_cleaned_into_one_without(people, tmp_path, kind):  # noqa: F811
+    pairs = people / "pairs.csv"
+    if kind == "images":
+        held = datasets.Dataset.from_csv(str(pairs), cache_dir=str(tmp_path / "cache"))
+        images = [{"path": path, "bytes": (people / path).read_bytes()} for path in held["image"]]
+        held = held.remove_columns(["image", "person_id"]).add_column("image", images)
+        pairs = tmp_path / "held"
+        held.cast_column("image", datasets.Image()).save_to_disk(str(pairs))
+    source = SourceArguments(pairs=str(pairs), person_id_column="none")
+    train = source.load("train")
+    suspects = [Suspect(row, "", "", row // 2, float(row in (0, 1, 4))) for row in range(16)]
+    repairs = {4: Repair(4, 1, 0.1)}
+    doubtful = {0: "model", 1: "model", 4: "model"}
+    said = write_clean(tmp_path / "clean", read_records(source), train, suspects, doubtful, repairs)
+    at = said.index("--person_id_column")
+    assert said[at : at + 2] == ["--person_id_column", "none"]
+    for name in ("removed.csv", "repaired.csv", *(["metadata.csv"] if kind == "csv" else ())):
+        assert "person_id" not in (tmp_path / "clean" / name).read_text().splitlines()[0]
+    root = people if kind == "csv" else None
+    kept = load_pairs(tmp_path / "clean", "train", root, person_id_column=None)
+    # Two captions an image: the first image is gone, the others keep both.
+    assert len(kept) == 14 and kept["person_id"][:] == [image for image in range(7) for _ in range(2)]
+    assert len(load_pairs(tmp_path / "clean", "test", root, person_id_column=None)["queries"]) == 4
 
 
 def test_repair_is_of_write_clean_and_reaches_it(people, tmp_path, monkeypatch, capsys):  # noqa: F811

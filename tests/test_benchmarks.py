@@ -15,6 +15,7 @@ from modeling_amns.cards import dataset_card, template
 from modeling_amns.data.benchmarks import BENCHMARKS, Benchmark, dropped_pairs
 from modeling_amns.data.check import check_benchmark
 from modeling_amns.data.records import Counts
+from modeling_amns.data.sources import SourceArguments
 
 SIZES = {"train_identities": 6, "val_identities": 3, "test_identities": 4, "images_per_identity": 2}
 LAYOUTS = ["cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic-pedes"]
@@ -467,7 +468,61 @@ def test_the_facts_of_a_benchmark_agree_with_each_other():
             assert all(counts.images == counts.captions for counts in benchmark.counts.values())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.fixture
+def ufine(made, tmp_path):
+    """A generated benchmark in the form of UFineBench's README, by name: its folder and its records."""
+    source = made["rstpreid"] / "RSTPReid"
+    folders = {}
+    for name, folder in (("ufine6926", "UFine6926"), ("ufine3c", "UFine3C")):
+        (tmp_path / folder).mkdir()
+        shutil.copytree(source / "imgs", tmp_path / folder / "images")
+        records = [record for record in records_of("rstpreid", made["rstpreid"]) if record["split"] != "val"]
+        if name == "ufine3c":
+            records = [record | {"source": "UFine6926"} for record in records if record["split"] == "test"]
+            records[0]["captions"] = [f"{records[0]['captions'][0]} {style}" for style in range(6)]
+        for record in records:
+            record["file_path"] = f"images/{record.pop('img_path')}"
+        write(tmp_path / folder, records, f"{folder}_Annotations.json")
+        folders[name] = tmp_path / folder, records
+    return folders
+
+
+@pytest.mark.parametrize("name", ["ufine6926", "ufine3c"])
+def test_ufinebench_is_read_as_its_authors_print_it(ufine, name):
+    folder, records = ufine[name]
+    test = quietly(name, folder.parent, "test")
+    wanted = [record for record in records if record["split"] == "test"]
+    assert test["gallery"]["image_path"][:] == [record["file_path"] for record in wanted]
+    assert test["queries"]["caption"][:] == [caption for record in wanted for caption in record["captions"]]
+    assert test["queries"]["person_id"][:] == [record["id"] for record in wanted for _ in record["captions"]]
+    with Image.open(folder / wanted[0]["file_path"]) as image:
+        assert test["gallery"][0]["image"].tobytes() == image.tobytes()
+    report = check_benchmark(name, folder, progress=False, num_workers=1)
+    assert not report.broken and set(report.counts) == set(BENCHMARKS[name].splits)
+    if name == "ufine6926":
+        assert len(quietly(name, folder, "train")) == sum(len(r["captions"]) for r in records if r["split"] == "train")
+    (folder / "images" / wanted[0]["file_path"].removeprefix("images/")).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name}: 1 of 8 images of test are not in .*First: images/"):
+        quietly(name, folder, "test")
+    (folder / f"{folder.name}_Annotations.json").unlink()
+    with pytest.raises(FileNotFoundError, match="holds the images and the JSON file"):
+        quietly(name, folder, "test")
+
+
+def test_ufine3c_is_for_evaluation_and_need_not_name_its_split(ufine):
+    folder, records = ufine["ufine3c"]
+    with pytest.warns(UserWarning, match=r"test has 4 persons \(published: 2,250\), 8 images \(published: 7,446\)"):
+        before = load_benchmark("ufine3c", folder, "test")
+    for record in records:
+        del record["split"]
+    write(folder, records, "UFine3C_Annotations.json")
+    assert quietly("ufine3c", folder, "test")["queries"]["caption"][:] == before["queries"]["caption"][:]
+    with pytest.raises(ValueError, match="ufine3c has no train split: it is for evaluation"):
+        quietly("ufine3c", folder, "train")
+    assert SourceArguments(benchmark="ufine3c").selection_split == "test"
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, "ufine6926", "ufine3c"])
 def test_cards_take_published_counts_from_the_one_place_where_they_stand(layout, monkeypatch):
     by_hand = template(f"{layout}.md").read_text()
     assert "{counts}" in by_hand and not re.search(r"\d,\d{3}|\| (train|val|test)", by_hand)

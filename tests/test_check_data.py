@@ -167,6 +167,24 @@ def test_all_that_is_wrong_with_own_pairs_is_found_at_once(tmp_path, own, kind):
     assert len(report.unreadable) == 1 and "Cannot read image" in report.unreadable[0]
 
 
+def test_pairs_without_person_ids_are_checked_and_it_is_said(tmp_path, own, monkeypatch, capsys):
+    file = write_pairs(tmp_path, own)
+    code, printed, _ = run_script(monkeypatch, capsys, "--pairs", file, "--person_id_column", "none")
+    assert code == 0 and "| train | 3 | 3 | 3 |" in printed
+    assert "Without person ids each image counts as a person of its own." in printed
+    write_pairs(tmp_path, [*own, ["0.png", "again", "", "test"]])
+    code, printed, _ = run_script(monkeypatch, capsys, "--pairs", file, "--person_id_column", "none")
+    assert code == 1 and "persons in more than one split: 1" in printed
+
+
+def test_several_caption_columns_are_checked_as_they_are_loaded(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (8, 16)).save(tmp_path / "0.png")
+    (tmp_path / "two.csv").write_text("image,one,two,person_id\n0.png,a hat,a red hat,7\n0.png,,a coat,7\n")
+    options = "--pairs", tmp_path / "two.csv", "--caption_column", "one", "two", "--json"
+    code, printed, _ = run_script(monkeypatch, capsys, *options)
+    assert code == 0 and json.loads(printed)["counts"]["all"] == {"persons": 1, "images": 1, "captions": 3}
+
+
 def test_pairs_whose_images_are_missing_or_that_have_no_split_are_broken_or_counted_whole(tmp_path, own):
     (tmp_path / "1.png").unlink()
     report = check_own(write_pairs(tmp_path, own))

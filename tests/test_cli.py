@@ -200,7 +200,7 @@ def test_train_without_options_says_what_it_would_do_and_stops(tmp_path):
     for part in ("384x128", "synthetic-pedes in data", "3 epochs", "a day", "--config quickstart", "--yes"):
         assert part in done.stderr
     data, _, args = parse_arguments(["--yes", "--output_dir", str(tmp_path)])
-    assert data.benchmark == "synthetic-pedes" and args.num_train_epochs == 3
+    assert data.benchmark == ["synthetic-pedes"] and args.num_train_epochs == 3
 
 
 def test_a_script_beside_evaluate_py_imports_the_library_of_that_name(tmp_path):

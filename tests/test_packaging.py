@@ -36,7 +36,7 @@ for script in sys.argv[2:]:
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         runpy.run_module(f"modeling_amns.scripts.{script}", run_name="__main__", alter_sys=True)
     assert "usage:" in printed.getvalue(), script
-assert recipe.parse_arguments(["--config", "quickstart", "--output_dir", "out"])[0].benchmark == "synthetic-pedes"
+assert recipe.parse_arguments(["--config", "quickstart", "--output_dir", "out"])[0].benchmark == ["synthetic-pedes"]
 for name in ("model_card", "cuhk-pedes", "icfg-pedes", "rstpreid", "synthetic-pedes"):
     assert folder in cards.template(f"{name}.md").parents
 metric = evaluate.load(str(folder / "metrics" / "person_retrieval"))

@@ -1,5 +1,6 @@
 """Own data: tables with image paths, saved data sets, streams; the same columns as the benchmarks."""
 
+import contextlib
 import csv
 import json
 import os
@@ -14,7 +15,7 @@ from PIL import Image
 
 from modeling_amns import inject_noise, load_benchmark, load_pairs
 from modeling_amns.data.sources import SourceArguments
-from modeling_amns.data.tables import contiguous, dropped_pairs
+from modeling_amns.data.tables import contiguous, dropped_pairs, has_persons
 
 ROWS = [
     ("photos/1.png", "a man, in red", "ben", "train"),
@@ -176,6 +177,110 @@ def test_a_list_of_captions_is_a_pair_each(people, kind):
     train = load_pairs(source, split="train")
     assert train["caption"][:] == ["one", "two", "three"] and train["image_id"][:] == [0, 0, 1]
     assert [image.getpixel((0, 0))[0] for image in train["image"]] == [50, 50, 100]
+
+
+TWO = ("image", "caption1", "caption2", "person_id", "split")
+TWO_ROWS = [
+    ("photos/1.png", "one", "two", "5", "train"),
+    ("photos/2.png", "three", "", "6", "train"),
+    ("photos/3.png", " ", "four", "7", "test"),
+]
+
+
+def with_two_columns(folder, kind, rows=TWO_ROWS):
+    """Two columns of captions, as a table or as a data set that holds its images."""
+    if kind == "csv":
+        return write_table(folder, "csv", rows, TWO)
+    table = [dict(zip(TWO, (str(folder / path), one or None, two or None, *rest))) for path, one, two, *rest in rows]
+    data = datasets.Dataset.from_list(table).cast_column("image", datasets.Image())
+    return data if kind == "images" else with_bytes(data).to_iterable_dataset()
+
+
+@pytest.mark.parametrize("kind", ["csv", "images"])
+def test_several_caption_columns_are_a_pair_each_and_empty_cells_none(people, kind):
+    source = with_two_columns(people, kind)
+    train = load_pairs(source, split="train", caption_column=["caption1", "caption2"])
+    assert train["caption"][:] == ["one", "two", "three"] and train["image_id"][:] == [0, 0, 1]
+    assert train["person_name"][:] == ["5", "5", "6"]
+    test = load_pairs(source, split="test", caption_column=("caption1", "caption2"))
+    assert test["queries"]["caption"][:] == ["four"] and len(test["gallery"]) == 1
+    swapped = load_pairs(source, split="train", caption_column=["caption2", "caption1"])
+    assert swapped["caption"][:] == ["two", "one", "three"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "stream"])
+def test_a_stream_reads_several_caption_columns_as_well(people, kind):
+    source = with_two_columns(people, kind)
+    rows = list(load_pairs(source, "train", streaming=True, caption_column=["caption1", "caption2"]))
+    assert [(row["caption"], row["person_id"]) for row in rows] == [("one", 5), ("two", 5), ("three", 6)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "images"])
+def test_several_caption_columns_without_any_caption_are_the_error_of_one(people, kind):
+    source = with_two_columns(people, kind, [*TWO_ROWS, ("photos/4.png", "", " ", "8", "train")])
+    with pytest.raises(ValueError, match=r"record 3 \(counted from 0\): caption1 is (empty|nothing \(null\))"):
+        load_pairs(source, split="train", caption_column=["caption1", "caption2"])
+    with pytest.raises(ValueError, match="has no column caption3; its columns are image, caption1, caption2"):
+        load_pairs(source, split="train", caption_column=["caption1", "caption3"])
+
+
+@pytest.mark.parametrize("names", [[], ["caption1", "caption1"], ""])
+def test_caption_columns_are_each_named_once(people, names):
+    with pytest.raises(ValueError, match="caption_column must name one or more columns, each once; found"):
+        load_pairs(write_table(people, "csv", TWO_ROWS, TWO), split="train", caption_column=names)
+    with pytest.raises(ValueError, match="caption_column must name one or more columns, each once; found"):
+        SourceArguments(pairs="pairs.csv", caption_column=names)
+
+
+# An image in two rows, and one in two splits.
+NAMELESS = [("photos/3.png", "one"), ("photos/1.png", "two"), ("photos/3.png", "three"), ("photos/2.png", "four")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "images"])
+def test_without_person_ids_each_image_is_a_person_of_its_own(people, kind):
+    rows = [(*row, 7, split) for split in ("train", "test") for row in NAMELESS]
+    source = with_images(people, rows) if kind == "images" else write_table(people, kind, rows)
+    source = source.remove_columns("person_id") if kind == "images" else source
+    # Of a data set that holds its images only the rows of the split are looked at.
+    with pytest.warns(UserWarning, match="in two splits") if kind == "csv" else contextlib.nullcontext():
+        train = load_pairs(source, split="train", person_id_column=None)
+        test = load_pairs(source, split="test", person_id_column=None)
+    assert train.column_names == TRAIN[:-1] and not has_persons(train)
+    assert train["person_id"][:] == train["image_id"][:] == [0, 1, 0, 2]
+    assert test["queries"]["person_id"][:] == [0, 1, 0, 2] and test["gallery"]["person_id"][:] == [0, 1, 2]
+    # What people do to a set keeps what is known of it.
+    assert not has_persons(inject_noise(train, 0.5).select([0, 1]).map(lambda row: row))
+    if kind == "images":
+        with pytest.raises(ValueError, match="has no column person_id; .* pass person_id_column none"):
+            load_pairs(source, split="train")
+    else:
+        assert has_persons(load_pairs(write_table(people, "csv", name="known"), split="train"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "images", "bytes"])
+def test_a_stream_without_person_ids_tells_images_apart_whoever_reads_which_part(people, kind):
+    rows = [(*row, 7, "train") for row in NAMELESS]
+    data = with_images(people, rows).remove_columns("person_id")
+    sources = {"csv": write_table(people, "csv", rows), "images": data, "bytes": with_bytes(data)}
+    stream = load_pairs(sources[kind], "train", streaming=True, person_id_column=None)
+    assert not has_persons(stream)
+    ids = [row["person_id"] for row in stream]
+    assert ids[0] == ids[2] and len(set(ids)) == 3 and all(0 <= one < 2**63 for one in ids)
+    if kind == "bytes":
+        parts = data.to_iterable_dataset(num_shards=4)
+        parts = load_pairs(parts, "train", streaming=True, person_id_column=None)
+        shards = [[row["person_id"] for row in parts.shard(4, part)] for part in range(4)]
+        assert [one for shard in shards for one in shard] == [
+            row["person_id"] for row in load_pairs(data, "train", streaming=True, person_id_column=None)
+        ]
+
+
+def test_that_there_are_no_person_ids_is_said_of_own_pairs_by_an_option():
+    assert SourceArguments(pairs="a.csv", person_id_column="none").columns.person_id is None
+    with pytest.raises(ValueError, match="person_id_column none is of own pairs"):
+        SourceArguments(person_id_column="none")
+    with pytest.raises(ValueError, match="person_id_column is None; name a column, or write none"):
+        SourceArguments(pairs="a.csv", person_id_column=None)
 
 
 @pytest.mark.parametrize(

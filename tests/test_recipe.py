@@ -1,6 +1,8 @@
 """A run from its options: what is saved in which order, and labels that mean the same under every option."""
 
+import dataclasses
 import importlib.metadata
+import json
 
 import datasets
 import numpy as np
@@ -50,6 +52,37 @@ def figures_of(folder, root) -> dict[str, float]:
     model, processor = load_checkpoint(folder)
     figures = evaluation.evaluate_retrieval(model, processor, load_benchmark("synthetic-pedes", root, "test"))
     return {name: round(value, 2) for name, value in figures.items()}
+
+
+def test_pairs_without_person_ids_train_without_what_needs_them_and_one_image_is_right(tmp_path, root):
+    records = json.loads((root / "synthetic-pedes" / "reid_raw.json").read_text())
+    lines = ["image,caption1,caption2,split"]
+    lines += [f'{r["file_path"]},"{r["captions"][0]}","{r["captions"][1]}",{r["split"]}' for r in records]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    data = DataArguments(
+        pairs=str(tmp_path / "pairs.csv"),
+        image_root=str(root / "synthetic-pedes" / "imgs"),
+        caption_column=["caption1", "caption2"],
+        person_id_column="none",
+    )
+    nowhere = dataclasses.replace(data, pairs="nowhere.csv")
+    # The file is not looked for: the refusal comes before.
+    with pytest.raises(ValueError, match="the identity loss needs person ids.*person_id_column none"):
+        recipe.run(nowhere, start(), arguments(tmp_path / "run", loss_weights={"waf": 1.0, "identity": 1.0}))
+    losses = {"loss_weights": {"bsdm": 1.0, "waf": 1.0}}
+    with pytest.raises(ValueError, match="instances_per_identity 2 needs person ids"):
+        recipe.run(nowhere, start(), arguments(tmp_path / "run", instances_per_identity=2, **losses))
+    _, report = recipe.run(data, start(), arguments(tmp_path / "run", num_train_epochs=1, **losses))
+    test = data.load("test")
+    model, processor = load_checkpoint(tmp_path / "run")
+    embedded = evaluation.embed_split(model, processor, test)
+    similarity = (embedded.queries @ embedded.gallery.T).numpy()
+    right = similarity[np.arange(len(similarity)), test["queries"]["image_id"][:]]
+    place = 1 + (similarity > right[:, None]).sum(1)
+    assert len(test["gallery"]) == 12 and len(place) == 24
+    assert report.best.rank1 == pytest.approx(100 * (place == 1).mean(), abs=0.01)
+    # With one right image a query, average precision is the inverse of its place.
+    assert report.best.mAP == pytest.approx(100 * (1 / place).mean(), abs=0.01)
 
 
 @pytest.mark.parametrize("at_end", [False, True])

@@ -20,9 +20,18 @@ def test_no_is_a_word_where_words_are_expected_and_false_where_truth_is(tmp_path
     text += "gather_embeddings: no\nuse_cpu: on\ntf32: off\nvision_config: {output_hidden_states: yes}\n"
     data, start, args = recipe(tmp_path, text)
     assert [value.value for value in (args.eval_strategy, args.save_strategy, args.logging_strategy)] == ["no"] * 3
-    assert (args.run_name, data.benchmark) == ("on", "yes")
+    assert (args.run_name, data.benchmark) == ("on", ["yes"])
     assert (args.gather_embeddings, args.use_cpu, args.tf32) == (False, True, False)
     assert start.vision_config == {"output_hidden_states": True}
+
+
+def test_caption_columns_are_one_or_several_in_a_recipe_and_on_the_command_line(tmp_path):
+    assert recipe(tmp_path, "pairs: a.csv\ncaption_column: text\n")[0].caption_column == ["text"]
+    several = "pairs: a.csv\ncaption_column: [one, two]\n"
+    assert recipe(tmp_path, several)[0].caption_column == ["one", "two"]
+    assert recipe(tmp_path, several, "--caption_column", "a", "b")[0].columns.captions == ("a", "b")
+    with pytest.raises(ValueError, match="caption_column must name one or more columns"):
+        recipe(tmp_path, "caption_column: [one, one]\n")
 
 
 @pytest.mark.parametrize("word, value", [("true", "true"), ("no", "no")])
@@ -35,7 +44,7 @@ def test_a_recipe_of_the_package_is_read_and_says_how_it_is_started(file, tmp_pa
     data, start, args = parse_arguments(
         ["--config", file.stem, "--output_dir", str(tmp_path), "--report_to", "none", "--use_cpu", "true"]
     )
-    assert data.benchmark in BENCHMARKS
+    assert data.benchmark[0] in BENCHMARKS
     head = file.read_text().split("\nbenchmark:")[0]
     assert head.startswith("# ")
     if start.model_name_or_path:

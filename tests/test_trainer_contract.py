@@ -11,7 +11,7 @@ from training_run import PERSONS, as_split, make_trainer, tiny_pairs
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HPSearchBackend
 
-from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
+from modeling_amns import AMNSProcessor, AMNSTrainer, AMNSTrainingArguments, load_pairs
 from modeling_amns.checkpoints import WholeCheckpoints
 from modeling_amns.contract import check_training_set
 from modeling_amns.data.collator import PairCollator
@@ -257,9 +257,16 @@ def test_one_of_several_sets_selects_the_best_model(several, metric):
     assert len(seen) == 2 and trainer.state.best_metric == max(seen)
 
 
-def test_a_bare_figure_selects_nothing_among_several_sets(several):
-    with pytest.raises(ValueError, match="rank1 is no figure of the evaluation; choose one of a_rank1, .*b_mINP"):
-        several.trainer(eval_strategy="epoch")
+def test_a_bare_figure_of_several_sets_is_their_mean(several):
+    metrics = several.trainer(eval_strategy="epoch").evaluate()
+    for figure in ("rank1", "mINP"):
+        assert metrics[f"eval_{figure}"] == pytest.approx(
+            (metrics[f"eval_a_{figure}"] + metrics[f"eval_b_{figure}"]) / 2
+        )
+    with pytest.raises(
+        ValueError, match="c_mAP is no figure of the evaluation; choose one of a_rank1, .*b_mINP, rank1"
+    ):
+        several.trainer(eval_strategy="epoch", metric_for_best_model="c_mAP")
 
 
 def test_predict_gives_embeddings_persons_and_figures(several):
@@ -508,3 +515,14 @@ def test_a_formatted_training_set_trains_as_a_plain_one(tmp_path, processor):
         )
         seen.append(next(iter(trainer.get_train_dataloader())))
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pairs_without_person_ids_are_refused_where_ids_are_needed(tmp_path, streaming):
+    pairs = tiny_pairs(tmp_path).remove_columns("person_id")
+    train = load_pairs(pairs, streaming=streaming, person_id_column=None)
+    options = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True}
+    args = AMNSTrainingArguments(**options, loss_weights={"waf": 1.0, "identity": 0.5})
+    with pytest.raises(ValueError, match="the identity loss needs person ids"):
+        check_training_set(train, args)
+    check_training_set(train, AMNSTrainingArguments(**options, loss_weights={"waf": 1.0, "sdm": 1.0}))

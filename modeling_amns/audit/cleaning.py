@@ -1,6 +1,7 @@
 """The data set without its doubtful pairs, as a table of own pairs; a person's decisions go before the model's."""
 
 import csv
+import itertools
 import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,11 +14,11 @@ import datasets
 from ..data.annotations import find_annotation, read_annotation
 from ..data.benchmarks import image_folder, known_benchmark
 from ..data.files import ImageFolder
-from ..data.pair_files import NO_PERSONS, read_rows
+from ..data.pair_files import read_rows
 from ..data.pair_records import read_pairs
 from ..data.pair_sources import open_splits
 from ..data.records import PersonId, Record, describe
-from ..data.sources import SourceArguments
+from ..data.sources import NO_COLUMN, SourceArguments
 from ..disk import whole_folder
 from .repairing import Repair
 from .suspects import Suspect
@@ -25,7 +26,6 @@ from .suspects import Suspect
 DECISIONS = ("right", "wrong", "unsure")
 TABLE = "metadata"
 REMOVED, REPAIRED = "removed.csv", "repaired.csv"
-_TOLD = ("row", "path", "caption", "person_id")
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class SourceRecords:
     Args:
         records: in their order, `split` filled in.
         images: the folder of their files, or a data set whose column `image` holds them by the record's number.
-        knows_persons: whether it is known whom they show; else each image is its own person.
+        persons: whether it has person ids; else each image is a person of its own.
     """
 
     records: list[Record]
     images: ImageFolder | datasets.Dataset
-    knows_persons: bool = True
+    persons: bool = True
 
 
 def read_records(source: SourceArguments) -> list[SourceRecords]:
@@ -58,7 +58,7 @@ def read_records(source: SourceArguments) -> list[SourceRecords]:
         # A bad row was an error when the set was loaded.
         pairs, _ = read_pairs(opened, source.columns, None, [])
         records = [record._replace(split=split or record.split) for record in pairs.records]
-        found.append(SourceRecords(records, pairs.images, source.knows_persons))
+        found.append(SourceRecords(records, pairs.images, source.names_persons))
     return found
 
 
@@ -142,7 +142,7 @@ def write_clean(
 
     Images that are files stay where they are: `metadata.csv` names them relative to their folder. Images inside a data
     set go along, in `metadata.parquet`. `removed.csv` lists what was left out, and why; `repaired.csv` the pairs that
-    have another caption now.
+    have another caption now. Without person ids none are written: each image stays a person of its own.
 
     Args:
         folder: for both files.
@@ -163,28 +163,32 @@ def write_clean(
     captions = train["caption"][:]
     said_of = {row: captions[repair.caption_row] for row, repair in repairs.items()}
     rows = list(_rows(source, train, removed, said_of))
-    first, persons = source[0].images, source[0].knows_persons
+    first = source[0].images
     name = f"{TABLE}.csv" if isinstance(first, ImageFolder) else f"{TABLE}.parquet"
+    absent = () if source[0].persons else ("person_id",)
     with whole_folder(folder, name, (f"{TABLE}.*", REPAIRED)) as part:
         if isinstance(first, ImageFolder):
-            whole = ("image", "caption", "person_id", "split")
-            kept = [dict(zip(whole, row[2:])) for row in rows]
-            columns = [column for column in whole if persons or column != "person_id"]
-            _write_csv(part / name, columns, [[row[column] for column in columns] for row in kept])
+            _write_csv(part / name, ("image", "caption", "person_id", "split"), [row[2:] for row in rows], absent)
         else:
-            table = _with_images(source, rows)
-            (table if persons else table.remove_columns("person_id")).to_parquet(str(part / name))
+            _with_images(source, rows).remove_columns([*absent]).to_parquet(str(part / name))
         pairs = {suspect.row: suspect for suspect in suspects if suspect.row in doubtful}
         lines = [(*_told(pairs[row]), pairs[row].probability, why) for row, why in removed.items()]
-        _write_csv(part / REMOVED, (*_TOLD, "probability", "said_by"), lines)
+        _write_csv(part / REMOVED, (*_TOLD, "probability", "said_by"), lines, absent)
         if repairs:
-            swaps = [
-                (*_told(pairs[row]), said_of[row], repair.caption_row, pairs[row].probability, repair.share)
-                for row, repair in repairs.items()
-            ]
-            _write_csv(part / REPAIRED, (*_TOLD, "caption_now", "of_row", "probability", "share"), swaps)
-    options = ["--pairs", str(folder), *([] if persons else ["--person_id_column", NO_PERSONS])]
+            _write_csv(
+                part / REPAIRED,
+                (*_TOLD, "caption_now", "of_row", "probability", "share"),
+                [
+                    (*_told(pairs[row]), said_of[row], repair.caption_row, pairs[row].probability, repair.share)
+                    for row, repair in repairs.items()
+                ],
+                absent,
+            )
+    options = ["--pairs", str(folder)] + ["--person_id_column", NO_COLUMN] * bool(absent)
     return [*options, "--image_root", first.root] if isinstance(first, ImageFolder) else options
+
+
+_TOLD = ("row", "path", "caption", "person_id")
 
 
 def _told(suspect: Suspect) -> tuple[int, str, str, PersonId]:
@@ -212,11 +216,13 @@ def _rows(
         raise ValueError(f"The source has {row:,} training pairs now, the audit saw {len(captions):,}; run it again.")
 
 
-def _write_csv(file: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def _write_csv(
+    file: Path, names: Sequence[str], rows: Iterable[Sequence[object]], absent: Collection[str] = ()
+) -> None:
+    """Rows under their names, without the columns that are absent."""
+    kept = [name not in absent for name in names]
     with open(file, "w", encoding="utf-8", newline="") as opened:
-        table = csv.writer(opened, lineterminator="\n")
-        table.writerow(names)
-        table.writerows(rows)
+        csv.writer(opened, lineterminator="\n").writerows(itertools.compress(row, kept) for row in (names, *rows))
 
 
 def _with_images(

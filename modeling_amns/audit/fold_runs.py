@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..ablation.grid import as_words, digest
+from ..contract import refuse_person_options
 from ..data.folds import Fold
 from ..run_arguments import NoiseArguments, parse_arguments, recipe_options
 from ..run_folder import checkpoints_in, locked
-from ..run_options import check_persons, check_selection
+from ..run_options import check_selection
 from ..run_processes import LOG, RunProcesses
 
 # Where things lie; another place is no other run.
@@ -41,7 +42,8 @@ def fold_options(recipe: str | Path, source: NoiseArguments) -> dict[str, Any]:
     options |= {name: value for name, value in data.items() if value is not None}
     _, _, args = parse_arguments([*as_words(options), "--output_dir", "unused", "--yes"])
     check_selection(args)
-    check_persons(source.knows_persons, args)
+    if not source.names_persons:
+        refuse_person_options(args)
     return options
 
 

@@ -61,14 +61,14 @@ class Benchmark:
         annotations: names of its annotation file, best first.
         path_field: field of the image path, relative to the image folder.
         source: where to get it.
-        splits: those it has.
+        splits: those it has; records of a benchmark with one need not name it.
         counts: published sizes, by split.
         split_ids: first and last person id of each split, where the published split goes by id.
         first_id: person id of the first person; the others follow, split after split.
         max_captions: captions of an image, at most; None where there may be any number.
         tokens: whether its records also have `processed_tokens`, the words of each caption.
         mark: a file beside the annotation that tells it from another benchmark of the same form.
-        images: name of the image folder beside the annotation.
+        images: name of the image folder beside the annotation; `.` where paths start there.
         read: turns the bytes of its annotation into a dictionary for each image, with `id`, `path_field`, `captions`
             (a list), where the file has splits `split`, and where it says which captions are right `is_clean` (one of
             each). All are checked field by field: a reader only renames.
@@ -142,9 +142,10 @@ def find_annotation(benchmark: Benchmark, root: str | Path) -> Path:
     folder = inside[0] if inside else root
     there = sorted(path.name for path in folder.iterdir())
     shown = ", ".join(there[:6] + ["..."] * (len(there) > 6)) or "nothing"
+    images = "the images" if benchmark.images == "." else f"{benchmark.images}/"
     raise FileNotFoundError(
         f"{name}: no annotation file in {folder}; looked for {', '.join(benchmark.annotations)}, found {shown}. "
-        f"Pass the folder that holds imgs/ and the JSON file, or the folder above it; {benchmark.source}."
+        f"Pass the folder that holds {images} and the JSON file, or the folder above it; {benchmark.source}."
     )
 
 
@@ -216,6 +217,8 @@ def _parse(
         remarks.append(f"{name}: {file} has splits that are neither train nor test, read as val: {shown}.")
     if split_file is not None:
         records = _split_by_file(name, file, records, split_file)
+    elif not has_split and len(benchmark.splits) == 1:
+        records = [record._replace(split=benchmark.splits[0]) for record in records]
     elif not has_split:
         records = _split_by_id(benchmark, file, records)
         remarks.append(

@@ -1,4 +1,4 @@
-"""CUHK-PEDES, ICFG-PEDES, RSTPReid and synthetic-pedes as `datasets`, the same columns for all.
+"""CUHK-PEDES, ICFG-PEDES, RSTPReid, UFineBench and synthetic-pedes as `datasets`, the same columns for all.
 
 Another benchmark is another entry of `BENCHMARKS`, with a reader of its own where its annotation has another form.
 Rows stand in the order of the annotation file, the captions of an image one after the other: published noise index
@@ -18,6 +18,8 @@ from .tables import benchmark_form, cached_split, dropped_pairs, keep_present
 
 # What the generator writes beside an annotation, in whichever layout.
 SYNTHETIC_MARK = "synthetic.json"
+
+_UFINE = "its authors hand it out on request (github.com/Zplusdragon/UFineBench)"
 
 BENCHMARKS = {
     benchmark.name: benchmark
@@ -61,6 +63,27 @@ BENCHMARKS = {
                 "test": Counts(200, 1_000, 2_000),
             },
         ),
+        # Form of the records and counts from the authors' README; the names of the two annotation files and which
+        # splits UFine6926 has are not published.
+        Benchmark(
+            name="ufine6926",
+            folder="UFine6926",
+            annotations=("UFine6926_Annotations.json", "UFine6926.json"),
+            path_field="file_path",
+            source=_UFINE,
+            splits=("train", "test"),
+            images=".",
+        ),
+        Benchmark(
+            name="ufine3c",
+            folder="UFine3C",
+            annotations=("UFine3C_Annotations.json", "UFine3C.json"),
+            path_field="file_path",
+            source=_UFINE,
+            splits=("test",),
+            counts={"test": Counts(2_250, 7_446, 37_939)},
+            images=".",
+        ),
         Benchmark(
             name="synthetic-pedes",
             folder="synthetic-pedes",
@@ -88,7 +111,7 @@ def load_benchmark(
     the image folders anew, so a changed file or a lost image is noticed.
 
     Args:
-        name: `cuhk-pedes`, `icfg-pedes`, `rstpreid` or `synthetic-pedes`.
+        name: `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926`, `ufine3c` or `synthetic-pedes`.
         root: the folder that holds the benchmark's folder, or that folder itself (`imgs/` and the annotation file).
         split: `train`, `val` or `test`.
         on_missing: `error` stops at missing image files; `drop` goes on without their pairs, warns, and leaves the
@@ -186,6 +209,8 @@ def image_folder(benchmark: Benchmark, annotation: Path) -> ImageFolder:
 
 def _empty_split(benchmark: Benchmark, split: str, annotation: Annotation) -> str:
     name = benchmark.name
+    if split not in benchmark.splits and split == "train":
+        return f"{name} has no train split: it is for evaluation. Train on another benchmark and evaluate on this one."
     if split not in benchmark.splits:
         return (
             f'{name} has no {split} split. Published results on it are selected on test: pass split="test", or set a '

@@ -185,6 +185,8 @@ def check_pairs(
         remarks += pairs.remarks
         records += own
         parts.append((opened.title, pairs.images, own))
+    if columns is not None and columns.person_id is None:
+        remarks.append("Without person ids each image counts as a person of its own.")
     title = str(source) if isinstance(source, (str, Path)) else parts[0][0]
     if not records:
         raise ValueError(f"{title} has no usable row" + (f": {problems[0]}" if problems else "."))

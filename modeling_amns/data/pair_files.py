@@ -11,8 +11,6 @@ from pathlib import Path
 from .files import relative_path
 from .records import TRUTH, PersonId, Record, check_caption, check_truth, describe, split_name
 
-# In the place of a column with person ids: there are none.
-NO_PERSONS = "none"
 # Tables that are understood.
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 # A field of a CSV file may be as long as a caption that `check_caption` then refuses by name.
@@ -29,54 +27,43 @@ _NOTHING = frozenset(("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL"
 class Columns:
     """Names of the columns of a table of pairs; `split` may be absent from the table.
 
-    Args:
-        caption: one column, or several that each hold a caption of the image.
-        person_id: `None` where nothing says who is shown: each image is then a person of its own.
+    Attributes:
+        image: of the image or its path.
+        caption: of the caption; several columns hold a caption of the same image each.
+        person_id: of the person; None where nothing says it and each image is a person of its own.
+        split: of train, val or test.
     """
 
     image: str = "image"
-    caption: tuple[str, ...] = ("caption",)
+    caption: str | Sequence[str] = "caption"
     person_id: str | None = "person_id"
     split: str = "split"
 
-    @classmethod
-    def named(cls, image: str, caption: str | Sequence[str], person_id: str | None, split: str) -> "Columns":
-        """Of names as a user gives them.
+    def __post_init__(self):
+        if not all(self.captions or [""]) or len(set(self.captions)) < len(self.captions):
+            raise ValueError(f"caption_column must name one or more columns, each once; found {self.caption!r}.")
 
-        Args:
-            caption: one name or several.
-            person_id: "none" or `None` where there is no such column.
-        Raises:
-            ValueError: no column of captions, or one twice.
-        """
-        captions = (caption,) if isinstance(caption, str) else tuple(caption)
-        if not captions or len(set(captions)) < len(captions):
-            found = ", ".join(captions) or "none"
-            raise ValueError(f"caption_column names columns of captions, each once; found {found}.")
-        return cls(image, captions, None if person_id == NO_PERSONS else person_id, split)
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Names of the columns of captions."""
+        return (self.caption,) if isinstance(self.caption, str) else tuple(self.caption)
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """All that a table must have."""
-        return (self.image, *self.caption, *(() if self.person_id is None else (self.person_id,)))
+        """Names of the columns that a table must have."""
+        return (self.image, *self.captions, *(() if self.person_id is None else (self.person_id,)))
 
-    def captions(self, row: Mapping[str, object]) -> tuple[str, ...]:
-        """The captions of a row. Of several columns some may be empty; a ValueError says what is wrong."""
-        if len(self.caption) == 1:
-            return captions_of(row.get(self.caption[0]), self.caption[0])
-        given = {name: row.get(name) for name in self.caption}
-        given = {name: value for name, value in given.items() if value is not None and str(value).strip()}
-        if not given:
-            raise ValueError(f"{', '.join(self.caption)} are all empty, expected a caption in one of them")
-        return tuple(caption for name, value in given.items() for caption in captions_of(value, name))
-
-    def person(self, row: Mapping[str, object], image: str) -> PersonId:
-        """Whom a row shows; a ValueError says what is wrong.
-
-        Args:
-            image: what tells its image apart from others.
-        """
+    def person_of(self, row: Mapping[str, object], image: str) -> PersonId:
+        """The person of a row, without ids what tells its image apart; a ValueError says what is no id."""
         return image if self.person_id is None else own_id(row.get(self.person_id), self.person_id)
+
+    def captions_of(self, row: Mapping[str, object]) -> tuple[str, ...]:
+        """The captions of a row, of several columns those that are filled; a ValueError says what is no caption."""
+        filled = self.captions
+        if len(filled) > 1:
+            # An image without any is an error as in one column, and is said of the first.
+            filled = tuple(name for name in filled if not _is_empty(row.get(name))) or filled[:1]
+        return tuple(caption for name in filled for caption in captions_of(row.get(name), name))
 
     def check(self, found: Iterable[str], source: str) -> bool:
         """Whether there is a split column.
@@ -87,10 +74,11 @@ class Columns:
         found = list(found)
         lacking = [name for name in self.needed if name not in found]
         if lacking:
-            nobody = "; person_id_column none makes each image its own person" if self.person_id in lacking else ""
+            without = " If each image is a person of its own, pass person_id_column none (in Python None)."
             raise ValueError(
                 f"{source} has no column {', '.join(lacking)}; its columns are {_names(found)}. "
-                f"Name yours with image_column, caption_column, person_id_column and split_column{nobody}."
+                "Name yours with image_column, caption_column, person_id_column and split_column."
+                f"{without if self.person_id in lacking else ''}"
             )
         return self.split in found
 
@@ -209,12 +197,17 @@ def to_records(
         try:
             split = split_name(row.get(columns.split), columns.split) if has_split else ""
             path = inside(row.get(columns.image), columns.image, root)
-            captions = columns.captions(row)
-            person, truth = columns.person(row, path), check_truth(row.get(TRUTH), captions)
+            captions = columns.captions_of(row)
+            person, truth = columns.person_of(row, path), check_truth(row.get(TRUTH), captions)
             records.append(Record(number, person, path, captions, split, is_clean=truth))
         except ValueError as error:
             report(number, str(error))
     return records if columns.person_id is None else same_kind(records, source)
+
+
+def _is_empty(value: object) -> bool:
+    """Whether a cell holds nothing: null, NaN, text without a visible character, a list without an element."""
+    return value is None or value != value or value == [] or (isinstance(value, str) and not value.strip())
 
 
 def captions_of(value: object, name: str) -> tuple[str, ...]:
@@ -288,7 +281,6 @@ def inside(value: object, name: str, root: str) -> str:
 
 
 __all__ = [
-    "NO_PERSONS",
     "TABLES",
     "Columns",
     "captions_of",

@@ -74,8 +74,7 @@ def read_pairs(
         images = images if names.image == "image" else images.rename_column(names.image, "image")
     else:
         if isinstance(data, datasets.Dataset):
-            wanted = [*names.needed] + [names.split] * has_split
-            wanted += [TRUTH] * (TRUTH in found)
+            wanted = [*names.needed] + [names.split] * has_split + [TRUTH] * (TRUTH in found)
             rows = data.select_columns(wanted)
         records = to_records(rows, names, has_split, title, opened.image_root, report)
         images = ImageFolder(opened.image_root)
@@ -112,15 +111,17 @@ def _image_records(
     )
     records = []
     told = rows[TRUTH][:] if TRUTH in rows.column_names else [None] * len(rows)
-    texts = rows.select_columns([name for name in names.needed if name != names.image])
-    for number, row, key, file, right in zip(numbers, texts, keys["key"][:], keys["file"][:], told):
+    # Without the images, which were told apart above.
+    texts = rows.select_columns([*dict.fromkeys(name for name in names.needed if name != names.image)])
+    values = zip(numbers, texts, keys["key"][:], keys["file"][:], told)
+    for number, row, key, file, right in values:
         try:
             if not key:
                 raise ValueError(f"{names.image} is nothing (null), expected an image")
             if key == file and opened.places is not None:
                 check_place(file, opened.places, names.image)
-            captions = names.captions(row)
-            own, truth = names.person(row, key), check_truth(right, captions)
+            captions = names.captions_of(row)
+            own, truth = names.person_of(row, key), check_truth(right, captions)
             records.append(Record(number, own, key, captions, splits[number], file, truth))
         except ValueError as error:
             report(number, str(error))

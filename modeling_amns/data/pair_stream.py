@@ -16,7 +16,7 @@ from .files import ImageFolder, check_place
 from .pair_files import Columns, inside, own_id, read_rows, whole_number
 from .pair_sources import Opened
 from .records import check_person_id, describe, split_name
-from .tables import columns
+from .tables import NO_PERSONS, columns
 
 STREAM_COLUMNS = ("image", "caption", "person_id", "image_path")
 # Rows that are made pairs at once.
@@ -62,7 +62,10 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
         fn_kwargs={"names": names, "title": title, "read_image": read_image, "split": chosen},
     )
     # Given to `map`, the features would count as applied, and images would not be decoded.
-    return made.cast(columns(STREAM_COLUMNS))
+    made = made.cast(columns(STREAM_COLUMNS))
+    if names.person_id is None:
+        made.info.description = NO_PERSONS
+    return made
 
 
 def _table_rows(file: Path, wanted: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
@@ -102,8 +105,11 @@ def _to_pairs(
             if split is not None and split_name(row[names.split], names.split) != split:
                 continue
             image, path = read_image(row[names.image])
-            person = _class_of(row[names.person_id], names.person_id) if names.person_id else _image_id(image, path)
-            captions = names.captions(row)
+            if names.person_id is None:
+                person = _image_number(image, path)
+            else:
+                person = _class_of(row[names.person_id], names.person_id)
+            captions = names.captions_of(row)
         except ValueError as error:
             raise ValueError(f"{title}, row {number} (counted from 0): {error}.") from None
         for caption in captions:
@@ -129,9 +135,9 @@ def _class_of(value: object, name: str) -> int:
         raise ValueError(f"{error}. A stream cannot number persons anew; streaming=False can") from None
 
 
-def _image_id(image: dict[str, Any], path: str) -> int:
-    """A number for an image that is its own person, the same wherever it is met."""
-    data = path.encode() if image["bytes"] is None else image["bytes"]
+def _image_number(image: Mapping[str, Any], path: str) -> int:
+    """A number for an image that needs no other row: rows are numbered anew in each worker. Not negative, 63 bits."""
+    data = image["bytes"] if image["bytes"] is not None else os.fsencode(path)
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 

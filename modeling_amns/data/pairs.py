@@ -39,20 +39,22 @@ def load_pairs(
         split: `train`, `val` or `test`; None takes a source without splits whole, as training pairs.
         image_root: folder that holds all images, by default that of the file. Paths are relative to it or lie in it.
         image_column, caption_column, person_id_column, split_column: names in the source. A caption may be a list of
-            captions of the same image, and several columns may each hold one; where some are empty, the others count.
-            `None` or "none" as `person_id_column`: nothing says who is shown, and each image is a person of its own.
+            captions of the same image. Several caption columns are a pair each; of them empty cells are left out, one
+            of each row must be filled. `person_id_column=None`: nothing says who is shown, and each image is a person
+            of its own, told from others as `image_id` says.
         streaming: train only: rows are read when they are needed, and no cache is written.
         on_missing: as for `load_benchmark`; a stream takes `error` only, as nobody counts what it would leave out.
     Returns:
         What `load_benchmark` returns, and the column `person_name`, the person id as the source has it. `person_id`
         counts from 0 without gaps in every split, in the order of the sorted ids: by value where all are whole
         numbers, else as text. `image_id` tells images apart by path, or by content where the source holds their
-        bytes; `image_path` may then be empty. A source with a column `is_clean` of truth values (of a list of
+        bytes; `image_path` may then be empty. Without person ids `person_id` is `image_id`, there is no `person_name`,
+        and training refuses what needs ids by name. A source with a column `is_clean` of truth values (of a list of
         captions one each, or one for all) has it in `train` too: only what scores a method looks at it.
         With `streaming` an `IterableDataset` of `image`, `caption`, `person_id`, `image_path`, and no `is_clean`: ids
         cannot be renumbered nor images counted before they are read, so ids must be whole numbers from 0 already, and
-        a model with an identity loss needs `num_identities` above the largest. Where each image is its own person,
-        the ids of a stream are hashes.
+        a model with an identity loss needs `num_identities` above the largest. Without person ids they are 63 bits of
+        a digest of the image's bytes or path.
     Raises:
         ValueError: a column is missing, a row is not what it should be (in a stream when it is reached), the split is
             not there, an image lies outside `image_root`.
@@ -74,7 +76,7 @@ def load_pairs(
         ['guest 17']
     """
     check_options(split or "train", on_missing)
-    names = Columns.named(image_column, caption_column, person_id_column, split_column)
+    names = Columns(image_column, caption_column, person_id_column, split_column)
     if streaming:
         if split not in (None, "train"):
             raise ValueError(f"streaming is for training; {split} is ranked as a whole: load it with streaming=False.")
@@ -92,7 +94,7 @@ def load_pairs(
     split = split or "train"
     if not records:
         raise ValueError(f"{title} has no rows of split {split}.")
-    form = own_form(split, split == "train" and knows_truth(title, records))
+    form = own_form(split, split == "train" and knows_truth(title, records), names.person_id is not None)
     if isinstance(pairs.images, datasets.Dataset):
         numbers = [record.number for record in records]
         images = pairs.images if len(numbers) == len(pairs.images) else pairs.images.select(numbers)

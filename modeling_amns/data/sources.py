@@ -1,6 +1,6 @@
 """Where a run's pairs come from, as command-line options: one of the benchmarks, or the user's own pairs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import datasets
@@ -10,6 +10,10 @@ from .pair_files import Columns
 from .pair_sources import is_hub_id
 from .pairs import load_pairs
 
+# In the place of a column's name: there is none.
+NO_COLUMN = "none"
+_ON_DISK = "A benchmark on disk"
+
 
 @dataclass
 class SourceArguments:
@@ -17,7 +21,8 @@ class SourceArguments:
 
     # Titles in --help, by the first field of each group.
     _argument_groups = {
-        "benchmark": "A benchmark on disk",
+        "benchmark": _ON_DISK,
+        "data_root": _ON_DISK,
         "pairs": "Own pairs of image, caption and person id instead",
     }
 
@@ -36,11 +41,11 @@ class SourceArguments:
     image_column: str = field(default="image", metadata={"help": "Column of own pairs that holds image or path."})
     caption_column: list[str] = field(
         default_factory=lambda: ["caption"],
-        metadata={"help": "Column of own pairs that holds the caption; or several, each with one of the image."},
+        metadata={"help": "Column of own pairs that holds the caption; several hold one of the same image each."},
     )
     person_id_column: str = field(
         default="person_id",
-        metadata={"help": "Column of own pairs that names the person; none makes each image its own person."},
+        metadata={"help": "Column of own pairs that names the person; none: each image is a person of its own."},
     )
     split_column: str = field(
         default="split", metadata={"help": "Column of own pairs that says train, val or test for each pair."}
@@ -53,8 +58,15 @@ class SourceArguments:
         if self.val_split not in ("val", "test"):
             raise ValueError(f"val_split must be val or test, found {self.val_split!r}.")
         if isinstance(self.caption_column, str):
+            # As a recipe may have it.
             self.caption_column = [self.caption_column]
-        _ = self.columns  # a column twice is said now
+        if not self.person_id_column:
+            raise ValueError(f"person_id_column is {self.person_id_column!r}; name a column, or write {NO_COLUMN}.")
+        if self.person_id_column == NO_COLUMN and not self.pairs:
+            raise ValueError(
+                f"person_id_column {NO_COLUMN} is of own pairs; a benchmark names its persons. Leave it out."
+            )
+        self.columns  # noqa: B018  refuses names that can't be
 
     @property
     def name(self) -> str:
@@ -74,14 +86,15 @@ class SourceArguments:
         return "val" if known is None or "val" in known.splits else "test"
 
     @property
-    def columns(self) -> Columns:
-        """Names of the columns of own pairs."""
-        return Columns.named(self.image_column, self.caption_column, self.person_id_column, self.split_column)
+    def names_persons(self) -> bool:
+        """Whether the data have person ids; else each image is a person of its own."""
+        return not self.pairs or self.person_id_column != NO_COLUMN
 
     @property
-    def knows_persons(self) -> bool:
-        """Whether pairs say whom they show; else each image is its own person."""
-        return not self.pairs or self.columns.person_id is not None
+    def columns(self) -> Columns:
+        """Names of the columns of own pairs."""
+        person_id = self.person_id_column if self.names_persons else None
+        return Columns(self.image_column, self.caption_column, person_id, self.split_column)
 
     def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
         """A split as `load_benchmark` returns it; errors as there and in `load_pairs`."""
@@ -93,10 +106,57 @@ class SourceArguments:
             self.image_root,
             self.image_column,
             self.caption_column,
-            self.person_id_column,
+            self.columns.person_id,
             self.split_column,
             on_missing=self.on_missing,
         )
 
 
-__all__ = ["SourceArguments"]
+@dataclass
+class SourcesArguments(SourceArguments):
+    """One or more benchmarks below one folder, or own pairs."""
+
+    _argument_groups = {"benchmark": _ON_DISK}
+
+    benchmark: list[str] = field(  # type: ignore[assignment]
+        default_factory=lambda: ["synthetic-pedes"],
+        metadata={"help": "One or more of " + ", ".join(BENCHMARKS) + ", below one data_root."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.benchmark, str):
+            # As a recipe may have it.
+            self.benchmark = [self.benchmark]
+        if len(set(self.benchmark)) < len(self.benchmark) or not self.benchmark:
+            raise ValueError(f"benchmark must name one or more sets, each once; found {' '.join(self.benchmark)!r}.")
+
+    def each(self) -> list[SourceArguments]:
+        """One source for each benchmark, or the one of own pairs."""
+        values = {option.name: getattr(self, option.name) for option in fields(SourceArguments)}
+        names = self.benchmark[:1] if self.pairs else self.benchmark
+        return [SourceArguments(**{**values, "benchmark": name}) for name in names]
+
+    @property
+    def joint(self) -> bool:
+        """Whether there are several."""
+        return len(self.each()) > 1
+
+    @property
+    def name(self) -> str:
+        """What reports call the data; several benchmarks are joined by a plus."""
+        return " + ".join(source.name for source in self.each())
+
+    @property
+    def selection_split(self) -> str:
+        """The split that selects the best epoch; of several benchmarks those without val differ: `val/test`."""
+        return "/".join(dict.fromkeys(source.selection_split for source in self.each()))
+
+    def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
+        """A split of the one source; a ValueError where there are several."""
+        if self.joint:
+            raise ValueError(f"{self.name} are several benchmarks: load each of them.")
+        return self.each()[0].load(split)
+
+
+__all__ = ["NO_COLUMN", "SourceArguments", "SourcesArguments"]

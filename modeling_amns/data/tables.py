@@ -38,6 +38,8 @@ _RETRIEVAL = {
     "gallery": ("image", "person_id", "image_id", "image_path"),
     "queries": ("caption", "person_id", "image_id"),
 }
+# What the info of a data set says where each image is a person of its own; `has_persons` reads it.
+NO_PERSONS = "person_ids: none"
 _DROPPED = re.compile(r"^dropped_pairs: (\d+)$", re.MULTILINE)
 
 
@@ -63,6 +65,12 @@ def contiguous(ids: Sequence[PersonId]) -> np.ndarray:
     return np.unique(np.array(ids, dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
+def by_appearance(ids: Sequence[PersonId]) -> np.ndarray:
+    """Numbers from 0 in the order in which ids appear, int64: the number of the image, where it is the person."""
+    known: dict[PersonId, int] = {}
+    return np.array([known.setdefault(one, len(known)) for one in ids], dtype=np.int64)
+
+
 def as_written(ids: Sequence[PersonId]) -> np.ndarray:
     """Person ids that are numbers, as they are, int64."""
     return np.array(ids, dtype=np.int64)
@@ -75,10 +83,12 @@ class Form:
     Attributes:
         parts: their columns in order: `pairs` to train on, or `gallery` and `queries`.
         number: gives each person id its number, int64.
+        note: a line that the info of its data sets says.
     """
 
     parts: Mapping[str, tuple[str, ...]]
     number: Callable[[Sequence[PersonId]], np.ndarray]
+    note: str = ""
 
     def join(self, parts: dict[str, datasets.Dataset]) -> datasets.Dataset | datasets.DatasetDict:
         """Pairs alone, or the parts by name."""
@@ -95,9 +105,16 @@ def benchmark_form(split: str, truth: bool = False) -> Form:
     return Form(_with_truth(_PAIRS, truth), contiguous) if split == "train" else Form(_RETRIEVAL, as_written)
 
 
-def own_form(split: str, truth: bool = False) -> Form:
-    """Of own pairs: persons may have names, which stay beside their numbers as `person_name`; see `benchmark_form`."""
+def own_form(split: str, truth: bool = False, persons: bool = True) -> Form:
+    """Of own pairs: persons may have names, which stay beside their numbers as `person_name`; see `benchmark_form`.
+
+    Args:
+        split, truth: as there.
+        persons: whether there are person ids; else each image is a person, whose number is the image's.
+    """
     parts = _PAIRS if split == "train" else _RETRIEVAL
+    if not persons:
+        return Form(_with_truth(parts, truth and split == "train"), by_appearance, NO_PERSONS)
     parts = {part: (*names, "person_name") for part, names in parts.items()}
     return Form(_with_truth(parts, truth and split == "train"), contiguous)
 
@@ -206,7 +223,7 @@ def cached_split(
         key: all that the records depend on besides their folder and missing images, as JSON types; another key is
             another entry of the cache.
     """
-    description = _description(title, split, found)
+    description = "\n".join(filter(None, (_description(title, split, found), form.note)))
     parts = {part: list(names) for part, names in form.parts.items()}
     lost = hashlib.sha256("\n".join(found.missing).encode()).hexdigest()
     whole_key = [TABLE_VERSION, key, found.folder.root, lost, description, parts]
@@ -245,7 +262,7 @@ def attached_split(form: Form, rows: SplitRows, images: datasets.Dataset) -> dat
     made = {}
     for part, names in form.parts.items():
         plain = [name for name in names if name != "image"]
-        info = datasets.DatasetInfo(features=columns(plain))
+        info = datasets.DatasetInfo(description=form.note, features=columns(plain))
         table = datasets.Dataset(datasets.table.InMemoryTable(rows.table(part, plain)), info=info)
         if "image" in names:
             chosen = rows.records_of(part)
@@ -285,17 +302,33 @@ def dropped_pairs(dataset: datasets.Dataset | datasets.IterableDataset | Mapping
     return int(found[1]) if found else 0
 
 
+def note_dropped(dataset: datasets.Dataset, pairs: int) -> datasets.Dataset:
+    """The data set, whose info says how many pairs it lacks."""
+    kept = _DROPPED.sub("", dataset.info.description or "").strip()
+    dataset.info.description = f"{kept}\ndropped_pairs: {pairs}" if pairs else kept
+    return dataset
+
+
+def has_persons(dataset: datasets.Dataset | datasets.IterableDataset) -> bool:
+    """Whether a training set names persons; else each of its images is one (`load_pairs(person_id_column=None)`)."""
+    return NO_PERSONS not in (dataset.info.description or "").splitlines()
+
+
 __all__ = [
+    "NO_PERSONS",
     "Form",
     "Found",
     "SplitRows",
     "as_written",
     "attached_split",
     "benchmark_form",
+    "by_appearance",
     "cached_split",
     "columns",
     "contiguous",
     "dropped_pairs",
+    "has_persons",
     "keep_present",
+    "note_dropped",
     "own_form",
 ]
