@@ -245,13 +245,17 @@ def ends_of(processor):
 
 def test_a_stream_says_or_refuses_the_first_long_caption(processor, warnings):
     stream = pairs_of(["a man", LONG, ENDLESS]).to_iterable_dataset()
-    prepared = StreamCollator(lambda examples: {"count": len(examples)}, PairPreparer(processor))
-    assert prepared(list(StreamedPairs(stream)))["count"] == 3
+
+    def count():
+        collate = StreamCollator(lambda examples: {"count": len(examples)}, PairPreparer(processor))
+        return collate(list(StreamedPairs(stream)))["count"]
+
+    assert count() == 3
     (said,) = warnings()
     assert said.startswith("The first long caption of the stream, of which there may be more: a caption of 110 tok")
     processor.long_captions = "refuse"
     with pytest.raises(ValueError, match="first long caption of the stream.*: row 1"):
-        prepared(list(StreamedPairs(stream)))
+        count()
 
 
 def test_the_choice_is_saved_with_the_processor(processor, tmp_path):
