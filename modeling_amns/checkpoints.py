@@ -282,7 +282,7 @@ class WholeCheckpoints(ResumesExactly):
         if self.pace is not None:
             self.run_record["pace"] = list(self.pace)
         if self.reading is not None:
-            self.run_record["read"] = {"epoch": self.reading.epoch, "rows": self.reading.rows}
+            self.run_record["reading"] = self.reading._asdict()
         if self.args.should_save and self.args.save_total_limit:
             # Older ones are removed, by their names alone.
             refuse_foreign(run_dir, self.run_record["run"])

@@ -12,8 +12,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy
 
-from .data.collator import Reading, StreamedPairs
 from .data.sampler import IdentitySampler, RandomPairSampler
+from .data.streamed import Reading, StreamedPairs
 
 
 class Pace(NamedTuple):
@@ -78,6 +78,8 @@ class ResumesExactly(Trainer):
     sampler: IdentitySampler | RandomPairSampler | None = None
     # Of a stream: what this process has read of the pass that it is in.
     reading: Reading | None = None
+    # The same before the batches of the step that is being made.
+    _reading_before: Reading | None = None
 
     def read_state(self, checkpoint: str | None, pace: Pace | None) -> None:
         """Before training: where to go on.
@@ -93,7 +95,7 @@ class ResumesExactly(Trainer):
 
     def expect(self, reading: Reading | None) -> None:
         """Before training on a stream: what a resumed run has read of it, and has to find again."""
-        self.reading = None
+        self.reading = self._reading_before = None
         if isinstance(self.train_dataset, StreamedPairs):
             self.train_dataset.expected = reading
 
@@ -104,12 +106,18 @@ class ResumesExactly(Trainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if isinstance(self.train_dataset, StreamedPairs):
             epoch, workers = self.train_dataset.epoch, max(1, self.args.dataloader_num_workers)
-            rows = self.reading.rows if self.reading is not None and self.reading.epoch == epoch else {}
-            # A collator of the user's own may leave it out.
-            for batch in (batch for batch in batches if "read" in batch):
-                for row, read in zip(batch["rows"].tolist(), batch["read"].tolist()):
+            self._reading_before, before = self.reading, self.reading
+            rows, places = {}, {}
+            if before is not None and before.epoch == epoch:
+                rows, places = dict(before.rows), dict(before.places)
+            for batch in batches:
+                place = batch.pop("place")
+                # A collator of the user's own may leave rows out.
+                for row, read in zip(batch["rows"].tolist(), batch["read"].tolist()) if "rows" in batch else ():
                     rows[row % workers] = max(rows.get(row % workers, (-1, 0)), (row, read))
-            self.reading = Reading(epoch, rows)
+                if place is not None:
+                    places[place.row % workers] = max(places.get(place.row % workers, place), place)
+            self.reading = Reading(epoch, rows, places)
         return batches, items
 
     def set_initial_training_values(
@@ -122,6 +130,7 @@ class ResumesExactly(Trainer):
         accumulation = args.gradient_accumulation_steps
         counted = per_epoch * accumulation if batches is None else batches
         self.pace = Pace(self._train_batch_size * args.world_size, counted, accumulation)
+        self._expect_pace()
         if self._resumed is None:
             return epochs, per_epoch, examples, samples, step_pairs, batches, total
         made = self._resumed.global_step
@@ -134,6 +143,18 @@ class ResumesExactly(Trainer):
         if total <= made:
             epochs = self._place.epoch
         return epochs, per_epoch, examples, samples, step_pairs, batches, total
+
+    def _expect_pace(self) -> None:
+        """A stream is read on from where it was if its batches are as they were; else again from the start."""
+        pairs, before, now = self.train_dataset, self._resumed_pace, cast(Pace, self.pace)
+        if not isinstance(pairs, StreamedPairs):
+            return
+        pairs.head = now.pairs if self.args.world_size > 1 else 0
+        same = before is not None and (before.pairs, before.accumulation) == (now.pairs, now.accumulation)
+        if same and not self.args.ignore_data_skip:
+            self.reading = pairs.expected
+        elif pairs.expected is not None:
+            pairs.expected = pairs.expected._replace(places={})
 
     def _init_training_state(
         self,

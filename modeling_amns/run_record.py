@@ -16,7 +16,8 @@ import datasets
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from .data.collator import Reading, StreamedPairs, TrainingPairs
+from .data.collator import TrainingPairs
+from .data.streamed import Reading, StreamedPairs, StreamPlace
 from .resuming import Pace
 from .training_args import AMNSTrainingArguments
 
@@ -119,10 +120,14 @@ def pace_of(record: Mapping[str, Any] | None) -> Pace | None:
 
 def reading_of(record: Mapping[str, Any] | None) -> Reading | None:
     """How far the run had read its stream, where the record says so."""
-    read: Any = (record or {}).get("read")
+    read: Any = (record or {}).get("reading")
     try:
         rows = {int(worker): (int(row), int(digest)) for worker, (row, digest) in read["rows"].items()}
-        return Reading(int(read["epoch"]), rows)
+        places = {
+            int(worker): StreamPlace(int(row), int(digest), str(state))
+            for worker, (row, digest, state) in read["places"].items()
+        }
+        return Reading(int(read["epoch"]), rows, places)
     except (TypeError, ValueError, KeyError, AttributeError):
         return None
 

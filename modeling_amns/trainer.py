@@ -21,8 +21,9 @@ from .contract import (
     refuse_sharded_parameters,
     refuse_trainer_arguments,
 )
-from .data.collator import PairCollator, PairPreparer, StreamedPairs, TrainingPairs
+from .data.collator import PairCollator, PairPreparer, TrainingPairs
 from .data.sampler import IdentitySampler, RandomPairSampler, refuse_no_batch
+from .data.streamed import StreamCollator, StreamedPairs
 from .disk import RESUME, whole_model
 from .gradient_cache import cached_backward
 from .losses import IDENTITY
@@ -107,7 +108,7 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
             self.person_ids = train_dataset["person_id"][:]
             prepared = TrainingPairs(train_dataset, preparer)
         elif train_dataset is not None:
-            prepared = StreamedPairs(train_dataset, preparer)
+            prepared = StreamedPairs(train_dataset)
         if model is not None:
             prepare_model(model, args, self.person_ids)
         super().__init__(
@@ -122,12 +123,15 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
             **kwargs,
         )
         refuse_sharded_parameters(self)
-        if isinstance(prepared, StreamedPairs) and self.accelerator.dataloader_config.dispatch_batches is None:
+        if isinstance(prepared, StreamedPairs):
+            if self.accelerator.dataloader_config.dispatch_batches:
+                raise ValueError("dispatch_batches does not go with a stream: each process reads it. Leave it out.")
             # Each process reads the stream and keeps its own pairs. One that reads for all would have to glue batches
             # together whose captions are padded to different lengths.
             self.accelerator.dataloader_config.dispatch_batches = False
-        if isinstance(prepared, StreamedPairs) and IDENTITY in args.weights:
-            self.data_collator = KnownPersons(self.data_collator, cast(Any, self.model).config.num_identities)
+            if IDENTITY in args.weights:
+                self.data_collator = KnownPersons(self.data_collator, cast(Any, self.model).config.num_identities)
+            self.data_collator = StreamCollator(self.data_collator, preparer)
         self.model_accepts_loss_kwargs = False
         self.pairs_of_person: Tensor | None = None
         if self.person_ids and args.options_of(IDENTITY).get("weighting") == "balanced":
@@ -303,6 +307,8 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
         if self.record.is_finite(self.accelerator):
             return
         trial = getattr(self, "_trial", None)
+        # The batches of this step are to come again.
+        self.reading = self._reading_before
         if self._saved_step != self.state.global_step:
             self._save_checkpoint(cast(nn.Module, self.model), trial=trial)
         saved = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"

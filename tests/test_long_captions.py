@@ -13,9 +13,10 @@ from transformers.utils import logging as hf_logging
 from modeling_amns import AMNSModel, AMNSProcessor, AMNSTrainer, AMNSTrainingArguments
 from modeling_amns.audit.pair_scores import score_pairs
 from modeling_amns.captions_amns import token_windows
-from modeling_amns.data.collator import PairPreparer, StreamedPairs
+from modeling_amns.data.collator import PairPreparer
 from modeling_amns.data.long_captions import count_long, read_captions
 from modeling_amns.data.sampler import PairKey
+from modeling_amns.data.streamed import StreamCollator, StreamedPairs
 from modeling_amns.embedding import embed_texts
 from modeling_amns.evaluation import embed_split
 from modeling_amns.retrieval.encoders import TorchEncoder
@@ -244,12 +245,17 @@ def ends_of(processor):
 
 def test_a_stream_says_or_refuses_the_first_long_caption(processor, warnings):
     stream = pairs_of(["a man", LONG, ENDLESS]).to_iterable_dataset()
-    assert len(list(StreamedPairs(stream, PairPreparer(processor)))) == 3
+
+    def count():
+        collate = StreamCollator(lambda examples: {"count": len(examples)}, PairPreparer(processor))
+        return collate(list(StreamedPairs(stream)))["count"]
+
+    assert count() == 3
     (said,) = warnings()
     assert said.startswith("The first long caption of the stream, of which there may be more: a caption of 110 tok")
     processor.long_captions = "refuse"
     with pytest.raises(ValueError, match="first long caption of the stream.*: row 1"):
-        list(StreamedPairs(stream, PairPreparer(processor)))
+        count()
 
 
 def test_the_choice_is_saved_with_the_processor(processor, tmp_path):

@@ -55,13 +55,15 @@ def make_trainer(
     frozen: tuple[str, ...] = (),
     dropout: float = 0.0,
     shards: int = 0,
+    in_order: bool = False,
     grades: dict[str, float] | None = None,
     **options,
 ) -> AMNSTrainer:
     """A trainer over the tiny pairs.
 
-    On request in float64, with adapters, with parts that are not trained, with dropout, streamed in shards, or with a
-    figure `grade` that is given for each step at which it evaluates.
+    On request in float64, with adapters, with parts that are not trained, with dropout, streamed in shards (through a
+    shuffle buffer of `datasets`, or `in_order`), or with a figure `grade` that is given for each step at which it
+    evaluates.
     """
     processor = AMNSProcessor.from_captions(CAPTIONS * 20, IMAGE_SIZE, vocab_size=620)
     model = tiny_retrieval_model(processor, num_identities=PERSONS)
@@ -92,10 +94,13 @@ def make_trainer(
     pairs = tiny_pairs(folder)
     train = pairs.select(range(num_pairs))
     own = {"compute_metrics": lambda _: {"grade": grades[str(trainer.state.global_step)]}} if grades else {}
+    if shards:
+        train = train.to_iterable_dataset(shards)
+        train = train if in_order else train.shuffle(seed=3, buffer_size=8)
     trainer = AMNSTrainer(
         model,
         args,
-        train_dataset=train.to_iterable_dataset(shards).shuffle(seed=3, buffer_size=8) if shards else train,
+        train_dataset=train,
         eval_dataset=as_split(pairs),
         processing_class=processor,
         **own,
@@ -214,6 +219,7 @@ def by_median(losses, guess, seed):
     return PairMixture(np.where(low, 0.9, 0.1).astype(np.float32), 0.5, 3.0)
 
 
+@mock.patch("modeling_amns.data.streamed.BLOCK", 5)
 @mock.patch("modeling_amns.pair_weighting.fit_pairs", by_median)
 def walk(folder: Path, only: list[int] | None = None, **options) -> dict:
     """A run with a checkpoint at each step, or where `save_strategy` wants one, and one that goes on from each.

@@ -1,18 +1,14 @@
 """From rows of a benchmark to batches of tensors: decoding, resizing and tokenising on the CPU, images as uint8."""
 
-import contextlib
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..protocols import PairProcessor
@@ -151,73 +147,6 @@ class TrainingPairs(Dataset):
         return self.preparer.batch(rows, keys)
 
 
-class StreamedPairs(IterableDataset):
-    """Iterable view of a streamed training set; rows count from 0 in each epoch, in the stream's own order.
-
-    Of several workers, worker w of n counts w, w + n, w + 2n, ...: each pair has a row, and so a draw, of its own.
-    Each example has in `read` a digest of all pairs that its worker has read in this epoch up to it.
-    """
-
-    def __init__(self, dataset: datasets.IterableDataset, preparer: PairPreparer):
-        self.dataset = undecoded(dataset)
-        self.preparer = preparer
-        self.expected: Reading | None = None
-        # Shared, as that of `datasets`: workers that are kept from epoch to epoch see it too.
-        self._epoch = torch.tensor(0).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """That is drawn, 0-based."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Shuffled streams reorder themselves; augmentation draws anew."""
-        self._epoch.fill_(epoch)
-        self.dataset.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker, epoch = get_worker_info(), self.epoch
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        expected = self.expected.rows.get(first) if self.expected and self.expected.epoch == epoch else None
-        read = hashlib.blake2b(digest_size=8)
-        for number, row in enumerate(self.dataset):
-            key = PairKey(first + number * step, epoch)
-            _add_pair(read, row)
-            so_far = int.from_bytes(read.digest(), "little", signed=True)
-            if expected is not None and expected[0] == key.row and expected[1] != so_far:
-                raise ValueError(
-                    f"The stream gives other pairs than the run that is resumed has read, somewhere in the first "
-                    f"{number + 1} of this pass: a caption, a person, an image's name or its size is another. Give "
-                    "it the same data in the same order (a stream that is shuffled needs a seed), or start anew."
-                )
-            yield self.preparer(row, key) | {"read": so_far}
-
-
-class Reading(NamedTuple):
-    """How far a pass over a stream was read.
-
-    Args:
-        epoch: of the pass.
-        rows: by worker its last row and the digest of all pairs up to it.
-    """
-
-    epoch: int
-    rows: dict[int, tuple[int, int]]
-
-
-def _add_pair(read: "hashlib.blake2b", row: Mapping[str, Any]) -> None:
-    """An image that lies in the stream is compared whole, of one in a file the name and the size: it is read later."""
-    image = row["image"]
-    content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, None)
-    size = None
-    if content is None and path:
-        with contextlib.suppress(OSError, ValueError):
-            size = os.stat(path).st_size
-    name = os.path.basename(row.get("image_path") or path or "")
-    read.update(json.dumps([row["caption"], row["person_id"], name, size], default=str).encode())
-    read.update(content or b"")
-
-
 class PairCollator:
     """Stacks prepared pairs and pads their captions.
 
@@ -226,7 +155,7 @@ class PairCollator:
         length: that captions are padded to (`PairProcessor.padded_length`); `None` means the longest.
 
     Returns a dict with `images` uint8 [B, 3, H, W], `input_ids` and `attention_mask` int64 [B, T], `person_ids` and
-    `rows` int64 [B], of a stream `read` int64 [B], and under augmentation `erase` and, where it is on, `jitter` (see
+    `rows` int64 [B], and under augmentation `erase` and, where it is on, `jitter` (see
     `Augmentation.draw`).
     """
 
@@ -244,8 +173,6 @@ class PairCollator:
         for name in ("erase", "jitter"):
             if name in examples[0]:
                 batch[name] = torch.from_numpy(np.stack([example[name] for example in examples]))
-        if "read" in examples[0]:
-            batch["read"] = torch.tensor([example["read"] for example in examples])
         return batch
 
 
@@ -264,8 +191,6 @@ def pad_tokens(sequences: list[list[int]], pad_token_id: int, length: int | None
 __all__ = [
     "PairCollator",
     "PairPreparer",
-    "Reading",
-    "StreamedPairs",
     "TrainingPairs",
     "load_image",
     "ordinary_ids",

@@ -1,0 +1,180 @@
+"""The training set as a stream: pairs numbered, compared, and read on in the middle of a pass."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import datasets
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .collator import PairPreparer, undecoded
+from .sampler import PairKey
+
+# So many pairs lie between two places at which a stream can be read on.
+BLOCK = 64
+
+
+class StreamPlace(NamedTuple):
+    """Where a worker can read on in a pass.
+
+    Args:
+        row: of the next pair.
+        read: digest of all pairs before it.
+        state: of the stream, as JSON; that of `datasets.IterableDataset.state_dict`.
+    """
+
+    row: int
+    read: int
+    state: str
+
+
+class Reading(NamedTuple):
+    """How far a pass over a stream was read.
+
+    Args:
+        epoch: of the pass.
+        rows: by worker its last row and the digest of all pairs up to it.
+        places: by worker the last place, at or before that row, from which the stream can be read on.
+    """
+
+    epoch: int
+    rows: dict[int, tuple[int, int]]
+    places: dict[int, StreamPlace]
+
+
+class StreamedPair(NamedTuple):
+    """A pair that is not prepared yet: of several processes each prepares its own only.
+
+    Args:
+        row: of the stream; its image is not decoded.
+        key: its number and pass.
+        read: digest of all pairs that its worker has read in this pass up to it.
+        place: the last one at or before it; `None` in a stream that can only be read from its start.
+    """
+
+    row: dict[str, Any]
+    key: PairKey
+    read: int
+    place: StreamPlace | None
+
+
+class StreamedPairs(IterableDataset):
+    """Iterable view of a streamed training set; rows count from 0 in each epoch, in the stream's own order.
+
+    Of several workers, worker w of n counts w, w + n, w + 2n, ...: each pair has a row, and so a draw, of its own.
+    Gives a `StreamedPair` for each; `None` for one that the run which is resumed has seen and that is not read again.
+    """
+
+    def __init__(self, dataset: datasets.IterableDataset):
+        self.dataset = undecoded(dataset)
+        self.expected: Reading | None = None
+        # So many pairs are read at the start of every pass: accelerate completes the last batch with them.
+        self.head = 0
+        # Shared, as that of `datasets`: workers that are kept from epoch to epoch see it too.
+        self._epoch = torch.tensor(0).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """That is drawn, 0-based."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffled streams reorder themselves; augmentation draws anew."""
+        self._epoch.fill_(epoch)
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[StreamedPair | None]:
+        worker, epoch = get_worker_info(), self.epoch
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        expected = self.expected if self.expected and self.expected.epoch == epoch else Reading(epoch, {}, {})
+        last, digest = expected.rows.get(first, (-1, 0))
+        place = expected.places.get(first)
+        if place is not None and place.row // step <= self.head:
+            place = None
+        if place is not None:
+            yield from itertools.islice(self._read(None, first, step), self.head)
+            yield from itertools.repeat(None, place.row // step - self.head)
+        for pair in self._read(place, first, step):
+            if pair.key.row == last and pair.read != digest:
+                raise ValueError(
+                    f"The stream gives other pairs than the run that is resumed has read, somewhere in the first "
+                    f"{last // step + 1} of this pass: a caption, a person, an image's name or its size is another. "
+                    "Give it the same data in the same order (a stream that is shuffled needs a seed), or start anew."
+                )
+            yield None if place is not None and pair.key.row <= last else pair
+
+    def _read(self, place: StreamPlace | None, first: int, step: int) -> Iterator[StreamedPair]:
+        """The pairs of a worker from a place on, or from the start."""
+        row, read = (first, 0) if place is None else place[:2]
+        epoch, resumes = self.epoch, _resumes(self.dataset)
+        # A state is used for as long as it is that of the epoch.
+        self.dataset.load_state_dict({"epoch": -1} if place is None else json.loads(place.state))
+        for number, pair in enumerate(self.dataset):
+            read = _with_pair(read, pair)
+            yield StreamedPair(pair, PairKey(row, epoch), read, place)
+            row += step
+            if resumes and number % BLOCK == BLOCK - 1:
+                place = StreamPlace(row, read, json.dumps(self.dataset.state_dict()))
+
+
+class StreamCollator:
+    """Prepares the pairs of a batch and hands them to a collator for the examples of `PairPreparer`.
+
+    Adds `read`, int64 [B], and `place`, a `StreamPlace` or `None`. A batch that a resumed run skips is empty.
+    """
+
+    def __init__(self, collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]], preparer: PairPreparer):
+        self.collate, self.preparer = collate, preparer
+
+    def __call__(self, pairs: list[StreamedPair | None]) -> dict[str, Any]:
+        """The batch of the collator inside."""
+        there = [pair for pair in pairs if pair is not None]
+        if len(there) < len(pairs):
+            return {}
+        batch: dict[str, Any] = self.collate(
+            self.preparer.batch([pair.row for pair in there], [pair.key for pair in there])
+        )
+        places = [pair.place for pair in there if pair.place is not None]
+        return batch | {
+            "read": torch.tensor([pair.read for pair in there]),
+            "place": max(places, default=None),
+        }
+
+
+def _resumes(dataset: datasets.IterableDataset) -> bool:
+    """Whether the state of a stream finds its next row again: it forgets what lies in a shuffle buffer."""
+    waiting: list[object] = [getattr(dataset, "_ex_iterable", None)]
+    while waiting:
+        part = waiting.pop()
+        if part is None or type(part).__name__ == "BufferShuffledExamplesIterable":
+            return False
+        inside = vars(part).get("ex_iterables") or [vars(part).get("ex_iterable")]
+        waiting += [one for one in inside if one is not None]
+    return True
+
+
+def _with_pair(read: int, row: Mapping[str, Any]) -> int:
+    """The digest of all pairs up to one, from that of those before it.
+
+    An image that lies in the stream is compared whole, of one in a file the name and the size: it is read later.
+    """
+    image = row["image"]
+    content, path = (image.get("bytes"), image.get("path")) if isinstance(image, Mapping) else (None, None)
+    size = None
+    if content is None and path:
+        with contextlib.suppress(OSError, ValueError):
+            size = os.stat(path).st_size
+    name = os.path.basename(row.get("image_path") or path or "")
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps([read, row["caption"], row["person_id"], name, size], default=str).encode())
+    digest.update(content or b"")
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+__all__ = ["Reading", "StreamCollator", "StreamPlace", "StreamedPair", "StreamedPairs"]
