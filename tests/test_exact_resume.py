@@ -109,7 +109,7 @@ def over_a_stream(folder: Path, name: str, workers: int, log: Path) -> AMNSTrain
 @pytest.mark.parametrize("workers", [0, 2])
 @mock.patch("modeling_amns.data.streamed.BLOCK", 10)
 def test_what_was_seen_of_a_stream_is_not_read_again(tmp_path, workers):
-    """At step 10 of 15, 200 pairs were seen: those of at most a block and of the shard it lies in come again."""
+    """At step 10 of 12, 200 pairs were seen: those of at most a block and of the shard it lies in come again."""
     log = tmp_path / "read"
     whole = over_a_stream(tmp_path, "whole", workers, log)
     diary = Diary(whole)
