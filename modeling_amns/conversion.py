@@ -188,6 +188,7 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         encoder, left_over, _ = read_encoders(tensors)
         renamed, unknown = as_transformers(encoder)
         refuse_unknown(unknown)
+        _check_numbers(renamed)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     _warn_left_over(file, left_over + around)
@@ -214,6 +215,7 @@ def _from_transformers(
 
 def _check_whole(model: AMNSModel, renamed: Mapping[str, Tensor]) -> None:
     """A ValueError where weights are missing, have no place in the model, or another shape than the others imply."""
+    _check_numbers(renamed)
     wanted = model.state_dict()
     if missing := sorted(set(wanted) - set(renamed)):
         raise ValueError(f"{len(missing)} weights of CLIP are missing: {some(missing)}.")
@@ -224,6 +226,18 @@ def _check_whole(model: AMNSModel, renamed: Mapping[str, Tensor]) -> None:
             f"{len(other)} weights have another shape than the rest of the file asks for, {name} first: found "
             f"{list(renamed[name].shape)}, expected {list(wanted[name].shape)}. Is it put together from two models?"
         )
+
+
+def _check_numbers(renamed: Mapping[str, Tensor]) -> None:
+    """A ValueError for weights that are quantised, which would be read as if they were not, or not finite."""
+    for name, value in renamed.items():
+        if not value.is_floating_point():
+            raise ValueError(
+                f"{name} is {str(value.dtype).removeprefix('torch.')}, expected floating-point numbers. Quantised "
+                "weights can't be read; take the file that they were made from."
+            )
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that are NaN or infinite; take a checkpoint from before.")
 
 
 def _config(

@@ -20,6 +20,7 @@ from modeling_amns.clip_tokenizer import clip_tokenizer
 from modeling_amns.conversion import convert_checkpoint, convert_preprocessing
 from modeling_amns.disk import whole_model
 from modeling_amns.export import export_clip, export_open_clip
+from modeling_amns.loading import check_fit
 
 
 @dataclass
@@ -64,18 +65,28 @@ def main() -> int:
         raise ValueError(f"--hidden_act must be quick_gelu or gelu, found {options.hidden_act!r}.")
     if options.to != "amns":
         return export(options, checkpoint, output_dir)
+    refuse_model(output_dir)
     model = convert_checkpoint(
         Path(checkpoint), options.image_size, options.stride, options.hidden_act, options.head_width
     )
+    processor, said = make_processor(options.processor, Path(checkpoint), model)
     with whole_model(output_dir) as folder:
         model.save_pretrained(folder)
-        processor = save_processor(options.processor, Path(checkpoint), folder, model)
+        if processor is not None:
+            processor.save_pretrained(folder)
     vision = model.config.vision_config
     print(
         f"{output_dir}: {model.num_parameters():,} parameters, images {vision.image_size} (height, width), "
-        f"grid {vision.grid_size}, {vision.hidden_act}; {processor}."
+        f"grid {vision.grid_size}, {vision.hidden_act}; {said}."
     )
     return 0
+
+
+def refuse_model(output_dir: str) -> None:
+    """A ValueError for a folder with a model, whose processor and results would stand beside another one's weights."""
+    used = [path.name for pattern in ("config.json", "*.safetensors*") for path in Path(output_dir).glob(pattern)]
+    if used:
+        raise ValueError(f"{output_dir} holds a model already ({used[0]}); choose a new folder.")
 
 
 def export(options: ConversionArguments, checkpoint: str, output_dir: str) -> int:
@@ -91,23 +102,33 @@ def export(options: ConversionArguments, checkpoint: str, output_dir: str) -> in
     return 0
 
 
-def save_processor(source: str | Path | None, checkpoint: Path, folder: Path, model: AMNSModel) -> str:
-    """Saves a processor with the preprocessing of the checkpoint, and says whose tokenizer it has, if any."""
+def make_processor(source: str | Path | None, checkpoint: Path, model: AMNSModel) -> tuple[AMNSProcessor | None, str]:
+    """A processor with the preprocessing of the checkpoint that fits the model, and whose tokenizer it has, if any."""
     images = convert_preprocessing(checkpoint, model.config.image_size)
+    own = None
     if source is None and (checkpoint / "tokenizer.json").is_file():
-        source = checkpoint
+        own = AMNSProcessor.from_pretrained(checkpoint, trust_remote_code=False)
     try:
-        tokenizer = (
-            clip_tokenizer() if source is None else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        )
+        if own is not None:
+            tokenizer = own.tokenizer
+        else:
+            tokenizer = (
+                clip_tokenizer() if source is None else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            )
     except FileNotFoundError as error:
-        return f"saved without a processor: {error}"
-    processor = AMNSProcessor(images, tokenizer)
+        return None, f"saved without a processor: {error}"
+    text = model.config.text_config
+    rules = ("clip" if text.padded_length is None else "siglip") if own is None else own.caption_rules
+    choice = {} if own is None else {"long_captions": own.long_captions}
+    processor = AMNSProcessor(images, tokenizer, caption_rules=rules, **choice)
     # OpenAI's tokenizer stops at 77 tokens, where Long-CLIP goes on; a folder's own knows its limit.
-    positions = model.config.text_config.max_position_embeddings
-    processor.max_tokens = min(processor.max_tokens, positions) if source == checkpoint else positions
-    processor.save_pretrained(folder)
-    return "OpenAI's tokenizer" if source is None else f"tokenizer of {source}"
+    positions = text.max_position_embeddings
+    processor.max_tokens = positions if own is None else min(own.max_tokens, positions)
+    check_fit(model, processor, str(source or checkpoint))
+    return (
+        processor,
+        "OpenAI's tokenizer" if own is None and source is None else f"tokenizer of {source or checkpoint}",
+    )
 
 
 if __name__ == "__main__":

@@ -505,7 +505,8 @@ def run_script(monkeypatch, *arguments):
 
 
 def test_script_writes_a_folder_that_from_pretrained_loads(tmp_path, monkeypatch, capsys, processor):
-    weights = openai_weights()
+    vocab = len(processor.tokenizer)
+    weights = openai_weights(vocab=vocab)
     processor.save_pretrained(tmp_path / "clip")
     options = ["--image_size", "192", "64", "--hidden_act", "gelu", "--processor", tmp_path / "clip"]
     assert run_script(monkeypatch, saved(tmp_path, weights), tmp_path / "out", *options) == 0
@@ -515,7 +516,8 @@ def test_script_writes_a_folder_that_from_pretrained_loads(tmp_path, monkeypatch
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
     converted = AMNSProcessor.from_pretrained(tmp_path / "out")
     assert converted.image_size == (192, 64) and converted.max_tokens == CONTEXT
-    irra = saved(tmp_path, {f"base_model.{key}": value for key, value in openai_weights(CROP).items()}, "best.pth")
+    peer = {f"base_model.{key}": value for key, value in openai_weights(CROP, vocab=vocab).items()}
+    irra = saved(tmp_path, peer, "best.pth")
     assert run_script(monkeypatch, irra, tmp_path / "irra", "--processor", tmp_path / "clip") == 0
     assert AMNSProcessor.from_pretrained(tmp_path / "irra").image_processor.resample == Image.Resampling.BILINEAR
     assert not any("resblocks" in key for key in model.state_dict())
@@ -531,6 +533,59 @@ def test_captions_of_a_long_clip_file_are_cut_at_its_248_tokens(tmp_path, monkey
     model, converted = load_checkpoint(tmp_path / "out")
     ids = converted(text="a red coat " * 200, return_tensors="pt").input_ids
     assert ids.shape == (1, 248) and model.get_text_features(ids).pooler_output.shape == (1, 32)
+
+
+def test_a_folder_with_a_model_keeps_it(tmp_path, monkeypatch, capsys, processor):
+    """Weights of one and the processor and results of another would stand there together."""
+    processor.save_pretrained(tmp_path / "clip")
+    file = saved(tmp_path, openai_weights(vocab=len(processor.tokenizer)))
+    options = [file, tmp_path / "out", "--processor", tmp_path / "clip"]
+    assert run_script(monkeypatch, *options) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert run_script(monkeypatch, *options, "--hidden_act", "gelu") == 1
+    assert "out holds a model already (config.json); choose a new folder" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_what_a_folder_makes_of_captions_comes_along(tmp_path, monkeypatch, processor):
+    processor.save_pretrained(tmp_path / "clip")
+    file = saved(tmp_path, openai_weights(vocab=len(processor.tokenizer)))
+    assert run_script(monkeypatch, file, tmp_path / "one", "--processor", tmp_path / "clip") == 0
+    changed = AMNSProcessor.from_pretrained(tmp_path / "one")
+    changed.long_captions, changed.max_tokens = "windows", 12
+    changed.save_pretrained(tmp_path / "one")
+    assert run_script(monkeypatch, tmp_path / "one", tmp_path / "two", "--image_size", "64", "32") == 0
+    _, found = load_checkpoint(tmp_path / "two")
+    assert (found.long_captions, found.max_tokens, found.image_size) == ("windows", 12, (64, 32))
+
+
+def test_a_processor_that_does_not_fit_is_refused_and_nothing_is_written(tmp_path, monkeypatch, capsys, processor):
+    processor.save_pretrained(tmp_path / "clip")
+    file = saved(tmp_path, openai_weights(vocab=len(processor.tokenizer) + 1))
+    assert run_script(monkeypatch, file, tmp_path / "out", "--processor", tmp_path / "clip") == 1
+    assert "the tokenizer has" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        (
+            "visual.proj",
+            lambda value: (value * 10).to(torch.int8),
+            "visual_projection.weight is int8, expected floating",
+        ),
+        (
+            "ln_final.weight",
+            lambda value: value * float("nan"),
+            "text_model.final_layer_norm.weight has values that are",
+        ),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, name, change, message):
+    weights = openai_weights()
+    weights[name] = change(weights[name])
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint(saved(tmp_path, weights))
 
 
 def test_script_fails_with_one_line(tmp_path, monkeypatch, capsys):

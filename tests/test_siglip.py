@@ -14,6 +14,7 @@ from conftest import CAPTIONS, REFUSE_THE_PACKAGE
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors.torch import load_file
+from test_scripts import run_here
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional as F
 from training_run import as_split, tiny_pairs
@@ -40,6 +41,7 @@ from modeling_amns import (
     recipe,
 )
 from modeling_amns.data.collator import ordinary_ids
+from modeling_amns.embedding import embed_texts
 from modeling_amns.export import export_onnx, export_sentence_transformer
 from modeling_amns.export.amns_onnx import OnnxRetrieval
 from modeling_amns.loading import load_checkpoint
@@ -431,3 +433,11 @@ def test_its_configuration_is_read_whatever_it_leaves_out(tmp_path):
     assert (config.vision_config.grid_size, config.vision_config.layer_norm_eps) == ((24, 8), 1e-6)
     assert (config.text_config.padded_length, config.text_config.hidden_act) == (64, "gelu_pytorch_tanh")
     assert AMNSConfig.from_pretrained(tmp_path).image_size == [256, 256]
+
+
+def test_a_converted_folder_pads_captions_as_its_text_encoder_takes_them(folder, tmp_path, monkeypatch, capsys):
+    code, said = run_here(monkeypatch, capsys, "convert_checkpoint.py", folder, tmp_path / "out")
+    assert code == 0, said
+    model, processor = load_checkpoint(tmp_path / "out")
+    assert processor.caption_rules == "siglip" and processor.padded_length == TOKENS
+    assert embed_texts(model, processor, ["a red coat"]).shape == (1, 32)
