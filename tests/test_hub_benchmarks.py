@@ -251,6 +251,17 @@ def test_options_take_a_root_on_the_hub(on_hub):
     assert all(part.images[0]["image"].size == (8, 16) for part in records)
 
 
+def test_a_stream_goes_on_where_it_was_left_and_has_no_other_columns(on_hub):
+    everywhere(on_hub["train"], camera="a", image_id=1)
+    stream = load_benchmark("synthetic-pedes", PLACE, "train", streaming=True)
+    assert list(next(iter(stream))) == [*COLUMNS]
+    rows = iter(stream)
+    seen = [next(rows)["caption"] for _ in range(3)]
+    again = load_benchmark("synthetic-pedes", PLACE, "train", streaming=True)
+    again.load_state_dict(stream.state_dict())
+    assert seen + [row["caption"] for row in again] == [f"person {row}" for row in range(4)]
+
+
 def test_what_an_audit_leaves_of_it_is_read_as_own_pairs(on_hub, tmp_path):
     source = SourceArguments(benchmark="synthetic-pedes", data_root=PLACE)
     train = source.load("train")
