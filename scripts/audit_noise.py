@@ -38,15 +38,16 @@ def main() -> int:
     """Prints what was found and writes the tables."""
     kinds = (NoiseArguments, AuditArguments, FoldArguments)
     source, options, folds, name = parse(kinds, __doc__, {"model": "checkpoint: folder or Hub id"})
-    options.check()
+    options.check(source)
     runs = folds.check(source)
     train = source.load_train()
     decisions = read_decisions(options.decisions, len(train)) if options.decisions else {}
     model, processor = options.load(name)
+    teacher = teacher_of(model, name)
     losses, how = run_losses(name, train), (options.batch_size, options.num_workers, True)
     models = folds.models(runs, train)
     cross = cross_fit(models, options.load, train, *how) if models else None
-    audit = audit_pairs(model, processor, train, losses, *how, cross, teacher_of(model, name))
+    audit = audit_pairs(model, processor, train, losses, *how, cross, teacher)
     if PartialState().is_main_process:
         records = read_records(source)
         twice = find_duplicates(records, train, audit, options.near_threshold)
@@ -65,9 +66,9 @@ def main() -> int:
         if options.write_clean is not None:
             threshold = 0.5 if options.threshold is None else options.threshold
             doubtful = doubtful_rows(audit.suspects, threshold, decisions)
-            repairs = {} if options.repair is None else find_repairs(audit, doubtful, options.repair)
+            repairs = None if options.repair is None else find_repairs(audit, doubtful, options.repair)
             said = write_clean(options.write_clean, records, train, audit.suspects, doubtful, repairs)
-            print(change(doubtful, len(repairs), len(train), decisions, options.write_clean, said))
+            print(change(doubtful, repairs, len(train), decisions, options.write_clean, said))
         sys.stdout.flush()
     # Threads of a group that is left to the end of the interpreter can abort it.
     PartialState().destroy_process_group()

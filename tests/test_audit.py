@@ -193,9 +193,12 @@ def test_the_table_is_sorted_by_suspicion_and_the_clean_set_is_loaded_by_pairs(
     "options, message",
     [
         (["--output", "audit.xlsx"], "audit.xlsx ends in .xlsx; expected one of .csv, .parquet"),
-        (["--output", "HERE/pairs.csv"], "pairs.csv exists; choose another name, or replace it with --overwrite"),
+        (["--output", "HERE/old.csv"], "old.csv exists; choose another name, or replace it with --overwrite"),
         (["--output", "nowhere/a.csv"], "There is no folder nowhere"),
-        (["--write_clean", "HERE"], "holds files; choose another folder"),
+        (["--write_clean", "HERE"], "would replace the pairs that are audited"),
+        (["--write_clean", "HERE/photos"], "photos holds files; choose another folder"),
+        (["--write_clean", "HERE/photos", "--overwrite"], "photos holds files and no removed.csv, so no audit has"),
+        (["--output", "HERE/pairs.csv", "--overwrite"], "pairs.csv would replace the pairs that are audited"),
         (["--decisions", "d.csv"], "--decisions, --threshold and --repair are of --write_clean"),
         (["--write_clean", "new", "--threshold", "1.5"], "--threshold must lie in (0, 1], found 1.5"),
         (["--write_clean", "new", "--decisions", "d.csv"], "There is no file d.csv of decisions"),
@@ -204,8 +207,40 @@ def test_the_table_is_sorted_by_suspicion_and_the_clean_set_is_loaded_by_pairs(
 )
 def test_bad_options_are_one_line_before_the_work_starts(people, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
+    (people / "old.csv").write_text("row\n")
+    before = {path: path.read_bytes() for path in people.glob("*.csv")}
     code, said = audit(people, monkeypatch, capsys, *(option.replace("HERE", str(people)) for option in options))
     assert code == 1 and message in said.splitlines()[-1] and not list(tmp_path.iterdir())
+    assert {path: path.read_bytes() for path in people.glob("*.csv")} == before
+
+
+def test_a_folder_that_is_its_own_table_is_not_replaced(people, tmp_path, monkeypatch, capsys):
+    """Also not one that an earlier audit wrote: nothing is left to go back to."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "metadata.csv").write_bytes((people / "pairs.csv").read_bytes())
+    (tmp_path / "set" / "removed.csv").write_text("row\n")
+    given = [people / "model", "--pairs", tmp_path / "set", "--image_root", people, "--device", "cpu", "--overwrite"]
+    for options in (["--write_clean", tmp_path / "set"], ["--output", tmp_path / "set" / "metadata.csv"]):
+        code, said = run_here(monkeypatch, capsys, "audit_noise.py", *given, *options)
+        assert code == 1 and "would replace the pairs that are audited" in said.splitlines()[-1]
+    assert (tmp_path / "set" / "metadata.csv").read_bytes() == (people / "pairs.csv").read_bytes()
+
+
+def test_images_that_are_not_there_are_left_out_of_every_split(people, tmp_path, monkeypatch, capsys):
+    rows = list(csv.DictReader((people / "pairs.csv").open()))
+    gone = [{**row, "image": row["image"].replace("photos/", "photos/gone-")} for row in (rows[0], rows[17], rows[21])]
+    with (people / "part.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows([*rows, *gone])
+    given = [people / "model", "--pairs", people / "part.csv", "--on_missing", "drop", "--device", "cpu"]
+    options = ["--write_clean", tmp_path / "clean", "--output", tmp_path / "a.csv"]
+    with pytest.warns(UserWarning, match="Their pairs are left out"):
+        code, said = run_here(monkeypatch, capsys, "audit_noise.py", *given, *options)
+    assert code == 0, said
+    for split in ("val", "test"):
+        whole, kept = (load_pairs(place, split, people) for place in (people / "pairs.csv", tmp_path / "clean"))
+        assert kept["queries"]["caption"][:] == whole["queries"]["caption"][:]
 
 
 @pytest.mark.parametrize(
@@ -285,9 +320,13 @@ def test_the_teacher_of_a_checkpoint_stands_beside_its_student(people, loaded, t
     code, _ = run_here(monkeypatch, capsys, "audit_noise.py", *given)
     told = {int(row["row"]): float(row["teacher_score"]) for row in csv.DictReader((tmp_path / "a.csv").open())}
     assert code == 0 and told == pytest.approx(scores, abs=1e-6)
+    # Its positions are resized as the student's are.
+    wide = ["--overwrite", "true", "--image_size", "96", "32"]
+    code, said = run_here(monkeypatch, capsys, "audit_noise.py", *given, *wide)
+    assert code == 0, said
     (folder / "teacher.safetensors").write_bytes(b"no weights")
     code, said = run_here(monkeypatch, capsys, "audit_noise.py", *given, "--overwrite", "true")
-    assert code == 1 and "teacher.safetensors is not the teacher of" in said.splitlines()[-1]
+    assert code == 1 and "so the checkpoint is damaged. Audit another one" in said.splitlines()[-1]
 
 
 def test_one_person_a_stream_and_a_missing_column_are_refused(loaded):

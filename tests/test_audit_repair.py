@@ -18,13 +18,15 @@ from modeling_amns.audit.scoring import judge_pairs
 from modeling_amns.data.sources import SourceArguments
 
 
-def audited(images, image_of, captions, persons, temperature):
+def audited(images, image_of, captions, persons, temperature, texts=None):
     """What `find_repairs` reads of an audit, of embeddings."""
     embedded = EmbeddedPairs(images, image_of, captions, persons, temperature)
     found = embedded.compare()
     first = np.unique(image_of.numpy(), return_index=True)[1]
     own = PairScores({"score": found.score()}, first[found.best_image], found.best_caption)
-    return SimpleNamespace(own=own, embedded=embedded)
+    captions = [f"caption {row}" for row in range(len(persons))] if texts is None else texts
+    suspects = [Suspect(row, "", caption, "", 0.5) for row, caption in enumerate(captions)]
+    return SimpleNamespace(own=own, embedded=embedded, suspects=suspects)
 
 
 def swaps(repairs):
@@ -107,6 +109,16 @@ def test_a_caption_may_go_to_another_image_of_the_person_that_is_meant():
     persons = torch.tensor([0, 0, 2, 3, 4, 5])
     found = audited(images, torch.arange(6), captions, persons, 0.1)
     assert swaps(find_repairs(found, [1, 2], 0.5)) == {1: 2, 2: 1}
+
+
+def test_an_image_does_not_get_a_caption_twice():
+    """Image 0 keeps one caption; the same words stand at image 1, whose own caption stands at image 0."""
+    images = torch.eye(6)
+    image_of = torch.tensor([0, 0, 1, 2, 3, 4, 5])
+    captions = images[[0, 1, 0, 2, 3, 4, 5]]
+    for texts, want in ((None, {1: 2, 2: 1}), (["a hat", "a coat", "a hat", *"wxyz"], {2: 1})):
+        found = audited(images, image_of, captions, image_of, 0.1, texts)
+        assert swaps(find_repairs(found, [1, 2], 0.5)) == want
 
 
 def test_repaired_pairs_stay_in_their_order_and_are_listed(people, tmp_path):  # noqa: F811

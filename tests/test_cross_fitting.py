@@ -31,6 +31,9 @@ from modeling_amns.run_record import write_record
 
 FOLDS, NOISE = 3, 0.4
 
+# In the place of a processor.
+AS_IT_COMES = SimpleNamespace(long_captions="cut")
+
 
 def noisy(people):
     return inject_noise(load_pairs(people / "pairs.csv", "train"), NOISE)
@@ -150,8 +153,8 @@ def test_wrong_pairs_learnt_by_heart_are_excused_by_their_own_model_and_not_by_t
     monkeypatch.setattr(
         pair_scores, "embed_texts", lambda model, _, texts, *rest: embedded([model.known[text] for text in texts])
     )
-    cross = cross_fit(fold_folders(people), lambda folder: (model(right), None), train)
-    audit = audit_pairs(model(by_heart), None, train, cross=cross)
+    cross = cross_fit(fold_folders(people), lambda folder: (model(right), AS_IT_COMES), train)
+    audit = audit_pairs(model(by_heart), AS_IT_COMES, train, cross=cross)
     wrong = [suspect for suspect in audit.suspects if not suspect.is_clean]
     assert len(wrong) == round(NOISE * 36) and wrong == list(audit.suspects[: len(wrong)])
     assert all(suspect.scores["score"] < 0.1 for suspect in audit.suspects)

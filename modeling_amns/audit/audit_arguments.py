@@ -7,12 +7,13 @@ from typing import Any
 from accelerate import PartialState
 
 from ..captions_amns import check_long_captions
+from ..data.sources import SourceArguments
 from ..extras import require
 from ..loading import load_checkpoint
 from ..modeling_amns import AMNSModel
 from ..pair_mixture import EXTRA
 from ..processing_amns import AMNSProcessor
-from .cleaning import check_folder
+from .cleaning import TABLE, check_folder
 from .table import check_output
 
 
@@ -60,9 +61,17 @@ class AuditArguments:
     num_workers: int = field(default=0, metadata={"help": "Processes that decode images."})
     device: str | None = field(default=None, metadata={"help": "Default: the accelerator if there is one."})
 
-    def check(self) -> None:
-        """All that can be said before the work starts."""
+    def check(self, source: SourceArguments) -> None:
+        """All that can be said before the work starts.
+
+        Args:
+            source: of the pairs, which no output may replace.
+        """
         require("sklearn", EXTRA, "The audit")
+        for name in ("output", "sheet", "duplicates", "write_clean"):
+            place = getattr(self, name)
+            if source.pairs and place is not None and _is_of(Path(place), Path(source.pairs)):
+                raise ValueError(f"--{name} {place} would replace the pairs that are audited; choose another name.")
         check_output(self.output, self.overwrite)
         for path, kind in ((self.duplicates, ".json"), (self.sheet, ".html")):
             if path is not None:
@@ -87,6 +96,15 @@ class AuditArguments:
         # What wraps `to` in transformers is not understood by type checkers.
         moved: Any = model
         return moved.to(self.device or PartialState().device), processor
+
+
+def _is_of(place: Path, pairs: Path) -> bool:
+    """Whether a place is the table of pairs, or its folder."""
+    place, pairs = place.expanduser().resolve(), pairs.expanduser().resolve()
+    tables = (
+        (place, place / pairs.name) if pairs.is_file() else (place, place.parent if place.stem == TABLE else place)
+    )
+    return pairs in tables
 
 
 __all__ = ["AuditArguments"]

@@ -37,11 +37,13 @@ class SourceRecords:
         records: in their order, `split` filled in.
         images: the folder of their files, or a data set whose column `image` holds them by the record's number.
         persons: whether it has person ids; else each image is a person of its own.
+        drops_missing: go on without pairs whose images are not there.
     """
 
     records: list[Record]
     images: ImageFolder | datasets.Dataset
     persons: bool = True
+    drops_missing: bool = False
 
 
 def read_records(source: SourceArguments) -> list[SourceRecords]:
@@ -57,13 +59,14 @@ def read_records(source: SourceArguments) -> list[SourceRecords]:
             read = [read_split(title, split, data) for split, data in parts.items()]
             return [SourceRecords(split.records, split.images) for split in read]
         annotation = read_annotation(benchmark, find_annotation(benchmark, source.data_root))
-        return [SourceRecords(annotation.records, image_folder(benchmark, annotation.file))]
+        images = image_folder(benchmark, annotation.file)
+        return [SourceRecords(annotation.records, images, drops_missing=source.on_missing == "drop")]
     found = []
     for split, opened in open_splits(source.pairs, source.image_root):
         # A bad row was an error when the set was loaded.
         pairs, _ = read_pairs(opened, source.columns, None, [])
         records = [record._replace(split=split or record.split) for record in pairs.records]
-        found.append(SourceRecords(records, pairs.images, source.names_persons))
+        found.append(SourceRecords(records, pairs.images, source.names_persons, source.on_missing == "drop"))
     return found
 
 
@@ -128,11 +131,25 @@ def doubtful_rows(suspects: Iterable[Suspect], threshold: float, decisions: Mapp
 
 
 def check_folder(folder: str | Path, overwrite: bool) -> None:
-    """A ValueError for a place that holds something, before the work starts."""
+    """A ValueError for a place that holds something, before the work starts.
+
+    Args:
+        folder: to write to.
+        overwrite: replace what an audit left in it; what others left stays in any case.
+    """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
-        kind = "holds files; choose another folder, or replace what an audit left in it with --overwrite"
-        raise ValueError(f"{folder} {kind if folder.is_dir() else 'is no folder'}.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder.")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise ValueError(
+            f"{folder} holds files; choose another folder, or replace what an audit left in it with --overwrite."
+        )
+    if not (folder / REMOVED).is_file():
+        raise ValueError(
+            f"{folder} holds files and no {REMOVED}, so no audit has written them; choose another folder."
+        )
 
 
 def write_clean(
@@ -206,9 +223,12 @@ def _rows(
     """Part, number of the record, path, caption, person and split of each pair that stays."""
     captions, present, row = train["caption"][:], set(train["image_path"][:]), 0
     for place, part in enumerate(source):
+        lost: Collection[str] = ()
+        if part.drops_missing and isinstance(part.images, ImageFolder):
+            lost = set(part.images.missing(dict.fromkeys(record.path for record in part.records)))
         for record in part.records:
             # Left out with --on_missing drop.
-            if record.split in ("train", "") and record.image_path not in present:
+            if record.path in lost or (record.split in ("train", "") and record.image_path not in present):
                 continue
             for caption in record.captions:
                 if record.split in ("train", ""):
@@ -254,9 +274,15 @@ def _embedded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def change(
-    doubtful: dict[int, str], repaired: int, pairs: int, decisions: dict[int, str], folder: str, options: list[str]
+    doubtful: dict[int, str],
+    repairs: Mapping[int, Repair] | None,
+    pairs: int,
+    decisions: dict[int, str],
+    folder: str,
+    options: list[str],
 ) -> str:
-    """What the clean set lacks, and how to read it."""
+    """What the clean set lacks, and how to read it; `repairs` is `None` where none were asked for."""
+    repaired = len(repairs or ())
     by_hand = sum(why == "decision" for why in doubtful.values())
     kept = sum(decision == "right" for decision in decisions.values())
     said = (
@@ -266,6 +292,8 @@ def change(
     )
     if repaired:
         said += f", and with {repaired:,} that have another's caption now, which {Path(folder) / REPAIRED} lists"
+    elif repairs is not None:
+        said += ". No other caption reaches the share of --repair"
     return f"{said}. Train with\n  {shlex.join(options)}"
 
 

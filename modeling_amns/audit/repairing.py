@@ -60,12 +60,19 @@ def find_repairs(audit: Audit, doubtful: Collection[int], share: float) -> dict[
     rows, images = (np.array(list(part), np.int64) for part in (moves.keys(), moves.values()))
     compared = pairs.moved(rows, images).compare()
     shares = np.exp(-np.maximum(compared.loss_text, compared.loss_image)[rows].astype(np.float64))
+    texts = {suspect.row: suspect.caption for suspect in audit.suspects}
+    # Captions that stay at an image, and those that come to it: none twice.
+    said_of: dict[int, set[str]] = defaultdict(set)
+    for row in texts.keys() - set(doubtful):
+        said_of[int(image_of[row])].add(texts[row])
     found = {}
     for place in np.argsort(-shares, kind="stable"):
-        left = open_rows[int(images[place])]
-        if shares[place] >= share and left:
+        image, caption_row = int(images[place]), int(rows[place])
+        left, said = open_rows[image], said_of[image]
+        if shares[place] >= share and left and texts[caption_row] not in said:
             row = left.pop(0)
-            found[row] = Repair(row, int(rows[place]), float(shares[place]))
+            said.add(texts[caption_row])
+            found[row] = Repair(row, caption_row, float(shares[place]))
     return dict(sorted(found.items()))
 
 

@@ -206,8 +206,10 @@ def to_records(
 
 
 def _is_empty(value: object) -> bool:
-    """Whether a cell holds nothing: null, NaN, text without a visible character, a list without an element."""
-    return value is None or value != value or value == [] or (isinstance(value, str) and not value.strip())
+    """Whether a cell holds nothing: null, NaN, text without a visible character, a list of nothing else."""
+    if isinstance(value, list):
+        return all(map(_is_empty, value))
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def captions_of(value: object, name: str) -> tuple[str, ...]:
