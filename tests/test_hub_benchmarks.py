@@ -206,8 +206,12 @@ def test_a_root_on_the_hub_takes_what_it_can_do(on_hub, name, root, split, optio
 
 
 def test_sizes_that_are_not_the_published_ones_and_splits_that_disagree_are_said(on_hub):
-    with pytest.warns(UserWarning, match=r"rstpreid: test has 2 persons \(published: 200\), 4 images"):
-        load_benchmark("rstpreid", PLACE, "test")
+    everywhere(on_hub["test"][3:], image_path="test/2.png")
+    told = r"rstpreid: test has 2 persons \(published: 200\), 3 images \(published: 1,000\), 4 captions"
+    with pytest.warns(UserWarning, match=told):
+        assert load_benchmark("rstpreid", PLACE, "test")["gallery"]["image_path"][:] == [
+            f"test/{n}.png" for n in range(3)
+        ]
     on_hub["test"][1]["image_path"] = "train/3.png"
     report = check_benchmark("rstpreid", PLACE, progress=False, num_workers=1)
     assert report.counts["train"].images == 4 and not report.broken
