@@ -3,6 +3,7 @@
 python scripts/evaluate.py outputs/quickstart --benchmark synthetic-pedes --data_root data
 python scripts/evaluate.py ORG/NAME --benchmark cuhk-pedes --data_root DIR --json
 python scripts/evaluate.py ORG/NAME --benchmark cuhk-pedes icfg-pedes rstpreid --data_root DIR
+python scripts/evaluate.py ORG/NAME --benchmark rstpreid --data_root hf://datasets/ORG/NAME
 python scripts/evaluate.py ORG/NAME --pairs pairs.csv --caption_column text
 python scripts/evaluate.py outputs/quickstart --benchmark synthetic-pedes --data_root data --figures pictures
 """

@@ -533,11 +533,18 @@ print(push_synthetic(sys.argv[1], "org/synthetic", revision="v1").oid)
     assert "| train | 12 | 6 | 3 |" in text and "| test | 8 | 4 | 2 |" in text
     assert "dtype: image" in text and "pretty_name: synthetic-pedes" in text
     pulled = """
-import datasets
+import datasets, sys
 data = datasets.load_dataset("org/synthetic", split="test")
 print(data.num_rows, data[0]["image"].size, data[0]["caption"])
+from modeling_amns import load_benchmark
+for split in ("train", "test"):
+    here, there = (load_benchmark("synthetic-pedes", root, split) for root in (sys.argv[1], "hf://datasets/org/synthetic"))
+    here, there = ([one] if split == "train" else one.values() for one in (here, there))
+    for one, other in zip(here, there, strict=True):
+        names = [name for name in one.column_names if name != "image"]
+        assert one.select_columns(names)[:] == other.select_columns(names)[:]
 """
-    done = run(hub, tmp_path, pulled, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    done = run(hub, tmp_path, pulled, tmp_path / "data", HF_DATASETS_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0 and done.stdout.startswith("8 (24, 64) "), done.stderr[-3000:]
 
 

@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # options are read all the same.
 TOO_LARGE = re.compile(
     r"demo\.py|make_synthetic|ablate|cuhk|recipes/(?!quickstart)|ViT-B-16|best\.pth|--private|benchmark\.py|pairs\.csv"
-    r"|cam3|qdrant://|outputs/ablation"
+    r"|cam3|qdrant://|hf://|outputs/ablation"
 )
 
 

@@ -14,6 +14,7 @@ import datasets
 from ..data.annotations import find_annotation, read_annotation
 from ..data.benchmarks import image_folder, known_benchmark
 from ..data.files import ImageFolder
+from ..data.hub_benchmarks import is_on_hub, open_hub, read_split
 from ..data.pair_files import read_rows
 from ..data.pair_records import read_pairs
 from ..data.pair_sources import open_splits
@@ -49,10 +50,14 @@ def read_records(source: SourceArguments) -> list[SourceRecords]:
     """The records behind what `source.load` returns, of all splits.
 
     Returns:
-        one for a benchmark or a table, one for each split of a data set in splits.
+        one for a benchmark in a folder or a table, one for each split of a data set in splits.
     """
     if not source.pairs:
         benchmark = known_benchmark(source.benchmark)
+        if is_on_hub(source.data_root):
+            title, parts = open_hub(benchmark, source.data_root)
+            read = [read_split(title, split, data) for split, data in parts.items()]
+            return [SourceRecords(split.records, split.images) for split in read]
         annotation = read_annotation(benchmark, find_annotation(benchmark, source.data_root))
         images = image_folder(benchmark, annotation.file)
         return [SourceRecords(annotation.records, images, drops_missing=source.on_missing == "drop")]

@@ -89,6 +89,20 @@ class Benchmark:
     images: str = "imgs"
     read: Callable[["Benchmark", Path, bytes], Sequence[object]] = read_json
 
+    def why_without(self, split: str) -> str:
+        """What to say where it is asked for a split that it does not have as published; else nothing."""
+        if split in self.splits:
+            return ""
+        if split == "train":
+            return (
+                f"{self.name} has no train split: it is for evaluation. Train on another benchmark and evaluate on "
+                "this one."
+            )
+        return (
+            f"{self.name} has no {split} split. Published results on it are selected on test: pass "
+            'split="test", or set a part of train aside.'
+        )
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -226,7 +240,8 @@ def _parse(
             "ones. The order of its pairs may differ from reid_raw.json, on which published noise index files rely."
         )
     records = check_duplicates(f"{name}: {file}", records, report, remarks)
-    _remark_counts(benchmark, records, remarks)
+    counts = {split: count([record for record in records if record.split == split]) for split in benchmark.counts}
+    remarks += count_remarks(benchmark, counts)
     return Annotation(file, digest, records, remarks)
 
 
@@ -250,9 +265,16 @@ def _read_record(item: object, number: int, path_field: str, has_split: bool) ->
     return Record(number, check_person_id(item["id"], "id"), path, captions, split, is_clean=truth)
 
 
-def _remark_counts(benchmark: Benchmark, records: list[Record], remarks: list[str]) -> None:
-    for split, published in benchmark.counts.items():
-        found = count([record for record in records if record.split == split])
+def count_remarks(benchmark: Benchmark, counts: Mapping[str, Counts]) -> list[str]:
+    """A line for each split whose size is not the published one.
+
+    Args:
+        benchmark: whose they are.
+        counts: of its splits, or of some.
+    """
+    remarks = []
+    for split, found in counts.items():
+        published = benchmark.counts.get(split, found)
         different = [
             f"{getattr(found, kind):,} {kind} (published: {getattr(published, kind):,})"
             for kind in Counts._fields
@@ -262,6 +284,7 @@ def _remark_counts(benchmark: Benchmark, records: list[Record], remarks: list[st
             remarks.append(
                 f"{benchmark.name}: {split} has {', '.join(different)}. Figures will not compare with published ones."
             )
+    return remarks
 
 
 def _split_by_file(name: str, file: Path, records: list[Record], split_file: Path) -> list[Record]:

@@ -13,6 +13,7 @@ import datasets
 
 from .annotations import Annotation, Benchmark, find_annotation, read_annotation
 from .files import ImageFolder
+from .hub_benchmarks import is_on_hub, load_from_hub, stream_from_hub
 from .records import SPLITS, Counts, knows_truth
 from .tables import benchmark_form, cached_split, dropped_pairs, keep_present
 
@@ -104,30 +105,36 @@ def load_benchmark(
     split: str,
     on_missing: str = "error",
     split_file: str | Path | None = None,
-) -> datasets.Dataset | datasets.DatasetDict:
-    """A split of a benchmark from its folder, as its authors hand it out.
+    streaming: bool = False,
+) -> datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset:
+    """A split of a benchmark from its folder, as its authors hand it out, or from a data set on the Hub.
 
-    Nothing is decoded. The tables are kept in the cache of `datasets`; every start reads the annotation file and lists
-    the image folders anew, so a changed file or a lost image is noticed.
+    Nothing is decoded. Of a folder the tables are kept in the cache of `datasets`; every start reads the annotation
+    file and lists the image folders anew, so a changed file or a lost image is noticed.
 
     Args:
         name: `cuhk-pedes`, `icfg-pedes`, `rstpreid`, `ufine6926`, `ufine3c` or `synthetic-pedes`.
         root: the folder that holds the benchmark's folder, or that folder itself (`imgs/` and the annotation file).
+            Or `hf://datasets/ORG/NAME` (`@REVISION` behind it for another than the main one): a data set with the
+            splits and a row for each pair, whose columns are `image`, `caption`, `person_id`, `image_path`, and
+            `is_clean` where it has it. `hf://datasets/ORG` is the owner's data set of the benchmark's name.
         split: `train`, `val` or `test`.
         on_missing: `error` stops at missing image files; `drop` goes on without their pairs, warns, and leaves the
             number for `dropped_pairs`. Row numbers then differ from those of the whole set.
         split_file: for an annotation without a usable split: a JSON object of `train`, `val` and `test`, each a list
-            of image paths or of person ids.
+            of image paths or of person ids. This and `drop` are of folders: a data set on the Hub holds its images.
+        streaming: `train` on the Hub only: pairs are downloaded when they are read.
     Returns:
         `train`: a `Dataset` with a row for each pair: `image` (decoded when read), `caption`, `person_id` (from 0
         without gaps, in the order of the file's ids), `image_id` (from 0, in order of appearance), `image_path`
         (relative to `imgs/`), and `is_clean` where the annotation says which captions are right (a
         list beside `captions`). Else a `DatasetDict`: `gallery` with `image`, `person_id` (as the file has it),
-        `image_id`, `image_path`, and `queries` with `caption`, `person_id`, `image_id`.
+        `image_id`, `image_path`, and `queries` with `caption`, `person_id`, `image_id`. With `streaming` an
+        `IterableDataset` of `image`, `caption`, `person_id` as the set has it, and `image_path`.
     Raises:
         ValueError: an unknown name, split or option; a split that the benchmark does not have; a file that is not what
             it should be, with the record and the field; an image path that leaves the image folder.
-        FileNotFoundError: no such folder or annotation; missing images, by sub-folder.
+        FileNotFoundError: no such folder, annotation or data set; missing images, by sub-folder.
     Warns:
         UserWarning: counts that differ from the published ones, images named twice, persons in two splits, images left
             out.
@@ -147,6 +154,18 @@ def load_benchmark(
     """
     benchmark = known_benchmark(name)
     check_options(split, on_missing)
+    if is_on_hub(root):
+        if on_missing != "error" or split_file is not None:
+            raise ValueError(
+                f"{name}: on_missing and split_file are of folders; a data set on the Hub holds its images and says "
+                "their split. Leave them out."
+            )
+        return (stream_from_hub if streaming else load_from_hub)(benchmark, str(root), split)
+    if streaming:
+        raise ValueError(
+            f"{name}: streaming is of data sets on the Hub (hf://datasets/ORG/NAME); {root} is read by row number: "
+            "leave it out, or call to_iterable_dataset() of what is loaded."
+        )
     annotation = read_annotation(benchmark, find_annotation(benchmark, root), split_file)
     for remark in annotation.remarks:
         warnings.warn(remark, stacklevel=2)
@@ -209,15 +228,9 @@ def image_folder(benchmark: Benchmark, annotation: Path) -> ImageFolder:
 
 def _empty_split(benchmark: Benchmark, split: str, annotation: Annotation) -> str:
     name = benchmark.name
-    if split not in benchmark.splits and split == "train":
-        return f"{name} has no train split: it is for evaluation. Train on another benchmark and evaluate on this one."
-    if split not in benchmark.splits:
-        return (
-            f'{name} has no {split} split. Published results on it are selected on test: pass split="test", or set a '
-            "part of train aside."
-        )
     found = ", ".join(f"{other} {len(annotation.of(other)):,}" for other in SPLITS)
-    return f"{name}: {annotation.file} has no records of split {split}; images by split: {found}."
+    told = f"{name}: {annotation.file} has no records of split {split}; images by split: {found}."
+    return benchmark.why_without(split) or told
 
 
 __all__ = [

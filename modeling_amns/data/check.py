@@ -3,6 +3,7 @@
 A benchmark by `check_benchmark`, own pairs by `check_pairs`; both report the same.
 """
 
+import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -15,9 +16,10 @@ import datasets
 from datasets.utils import tqdm
 from PIL import Image
 
-from .annotations import find_annotation, read_annotation
+from .annotations import Benchmark, count_remarks, find_annotation, read_annotation
 from .benchmarks import image_folder, known_benchmark
 from .files import ImageFolder
+from .hub_benchmarks import HubSplit, is_on_hub, open_hub, read_split
 from .images import decode_image
 from .pair_files import Columns
 from .pair_records import read_pairs
@@ -122,7 +124,7 @@ def check_benchmark(
     progress: bool = True,
     max_tokens: int = MAX_TOKENS,
 ) -> Report:
-    """Reads the annotation and decodes every image.
+    """Reads the annotation, or a data set on the Hub, and decodes every image.
 
     Args:
         name, root, split_file: as for `load_benchmark`.
@@ -146,12 +148,40 @@ def check_benchmark(
     """
     problems: list[str] = []
     benchmark = known_benchmark(name)
-    annotation = read_annotation(benchmark, find_annotation(benchmark, root), split_file, problems)
-    report = _report(str(annotation.file), annotation.records, problems, annotation.remarks)
-    _count_long(report, annotation.records, count_tokens, max_tokens)
+    if is_on_hub(root):
+        if split_file is not None:
+            raise ValueError(f"{name}: split_file is of folders; a data set on the Hub has splits. Leave it out.")
+        title, parts = open_hub(benchmark, str(root))
+        splits = [read_split(title, split, data, problems) for split, data in parts.items()]
+        records = [record for split in splits for record in _apart(split.records)]
+        report = _report(title, records, problems, _remarks(benchmark, splits))
+    else:
+        annotation = read_annotation(benchmark, find_annotation(benchmark, root), split_file, problems)
+        splits, records = [], annotation.records
+        report = _report(str(annotation.file), records, problems, annotation.remarks)
+    _count_long(report, records, count_tokens, max_tokens)
     reader = _Images(report, num_workers, progress)
-    reader.read_folder(image_folder(benchmark, annotation.file), annotation.records)
+    for split in splits:
+        reader.read_column(split.title, split.images, split.records)
+    if not splits:
+        reader.read_folder(image_folder(benchmark, annotation.file), records)
     return report
+
+
+def _apart(records: list[Record]) -> list[Record]:
+    """Persons of train, who are numbered anew, under numbers that no other split has."""
+    return [r._replace(person_id=-1 - int(r.person_id)) if r.split == "train" else r for r in records]
+
+
+def _remarks(benchmark: Benchmark, splits: list[HubSplit]) -> list[str]:
+    """What is odd in the splits of a data set on the Hub."""
+    remarks = [remark for split in splits for remark in split.remarks]
+    for one, other in itertools.combinations(splits, 2):
+        if shared := {record.path for record in one.records} & {record.path for record in other.records}:
+            remarks.append(f"{len(shared):,} image(s) of {one.title} are in {other.title} too, first {min(shared)}.")
+    counts = {split.records[0].split: split.counts for split in splits}
+    remarks += count_remarks(benchmark, counts)
+    return [*remarks, "Training persons are numbered anew there, so nothing says whether they are in other splits."]
 
 
 def check_pairs(

@@ -191,9 +191,14 @@ def _places(source: Source, image_root: str | Path | None) -> tuple[Path, ...] |
     """Where the images of a source of others lie: its folder, or where `datasets` puts what it downloads."""
     if not isinstance(source, (str, Path)):
         return None
-    caches = datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE
-    downloaded = () if Path(source).expanduser().exists() else caches
+    downloaded = () if Path(source).expanduser().exists() else hub_caches()
     return tuple(Path(place) for place in (image_root, *downloaded) if place is not None)
 
 
-__all__ = ["Opened", "Source", "is_hub_id", "open_parquet", "open_source", "open_splits"]
+def hub_caches() -> tuple[Path, ...]:
+    """The folders into which images of a data set on the Hub are downloaded."""
+    config = datasets.config
+    return tuple(map(Path, (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)))
+
+
+__all__ = ["Data", "Opened", "Source", "hub_caches", "is_hub_id", "open_parquet", "open_source", "open_splits"]

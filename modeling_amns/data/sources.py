@@ -6,29 +6,34 @@ from pathlib import Path
 import datasets
 
 from .benchmarks import BENCHMARKS, load_benchmark
+from .hub_benchmarks import is_on_hub, names_owner
 from .pair_files import Columns
 from .pair_sources import is_hub_id
 from .pairs import load_pairs
 
 # In the place of a column's name: there is none.
 NO_COLUMN = "none"
-_ON_DISK = "A benchmark on disk"
+_BENCHMARK = "A benchmark, on disk or on the Hub"
 
 
 @dataclass
 class SourceArguments:
-    """A benchmark on disk, or own pairs of image, caption and person id."""
+    """A benchmark on disk or on the Hub, or own pairs of image, caption and person id."""
 
     # Titles in --help, by the first field of each group.
     _argument_groups = {
-        "benchmark": _ON_DISK,
-        "data_root": _ON_DISK,
+        "benchmark": _BENCHMARK,
+        "data_root": _BENCHMARK,
         "pairs": "Own pairs of image, caption and person id instead",
     }
 
     benchmark: str = field(default="synthetic-pedes", metadata={"help": "One of " + ", ".join(BENCHMARKS) + "."})
     data_root: str = field(
-        default="data", metadata={"help": "Folder that holds the benchmark's folder, or that folder itself."}
+        default="data",
+        metadata={
+            "help": "Folder that holds the benchmark's folder, or that folder itself; or hf://datasets/ORG/NAME, a "
+            "data set on the Hub."
+        },
     )
     on_missing: str = field(
         default="error", metadata={"help": "error: stop at missing images; drop: go on without and report it."}
@@ -116,7 +121,7 @@ class SourceArguments:
 class SourcesArguments(SourceArguments):
     """One or more benchmarks below one folder, or own pairs."""
 
-    _argument_groups = {"benchmark": _ON_DISK}
+    _argument_groups = {"benchmark": _BENCHMARK}
 
     benchmark: list[str] = field(  # type: ignore[assignment]
         default_factory=lambda: ["synthetic-pedes"],
@@ -130,6 +135,11 @@ class SourcesArguments(SourceArguments):
             self.benchmark = [self.benchmark]
         if len(set(self.benchmark)) < len(self.benchmark) or not self.benchmark:
             raise ValueError(f"benchmark must name one or more sets, each once; found {' '.join(self.benchmark)!r}.")
+        if self.joint and is_on_hub(self.data_root) and not names_owner(self.data_root):
+            raise ValueError(
+                f"{self.data_root} is one data set, asked for are {self.name}. Pass hf://datasets/ORG, whose data "
+                "sets have the names of the benchmarks."
+            )
 
     def each(self) -> list[SourceArguments]:
         """One source for each benchmark, or the one of own pairs."""
