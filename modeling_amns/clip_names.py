@@ -34,12 +34,27 @@ _BLOCK_NAMES = {
     "mlp.c_proj": "mlp.fc2",
 }
 _TRANSPOSED = ("visual.proj", "text_projection")
+# Dimensions of the weights from which the architecture is read, or that are put into another form.
+_DIMENSIONS = {
+    "visual.class_embedding": 1,
+    "visual.conv1.weight": 4,
+    "visual.positional_embedding": 2,
+    "visual.proj": 2,
+    "token_embedding.weight": 2,
+    "positional_embedding": 2,
+    "text_projection": 2,
+}
 
 
 def as_transformers(encoders: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """OpenAI's names to transformers'; query, key and value apart, projections transposed; and the unknown names."""
+    """OpenAI's names to transformers'; query, key and value apart, projections transposed; and the unknown names.
+
+    Raises:
+        ValueError: a weight has another number of dimensions than CLIP's, or none of a size above 0.
+    """
     renamed, unknown = {}, []
     for key, value in encoders.items():
+        _check_dimensions(key, value)
         module, _, kind = key.rpartition(".")
         block = BLOCK.fullmatch(key)
         if key in _NAMES:
@@ -81,6 +96,16 @@ def as_openai(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             elif layer[3] not in ("self_attn.k_proj", "self_attn.v_proj"):
                 raise ValueError(f"{key} is no weight of CLIP.")
     return renamed
+
+
+def _check_dimensions(key: str, value: Tensor) -> None:
+    block, expected = BLOCK.fullmatch(key), _DIMENSIONS.get(key)
+    if block and (block[3] == "attn.in_proj_" or block[3] in _BLOCK_NAMES):
+        expected = 1 if block[4] == "bias" or block[3].startswith("ln_") else 2
+    wrong = value.numel() != 1 if key == "logit_scale" else expected is not None and value.dim() != expected
+    if wrong or 0 in value.shape:
+        wanted = "one value" if key == "logit_scale" else f"{expected or 'some'} dimension(s), none of them empty"
+        raise ValueError(f"{key} has the shape {list(value.shape)}, expected {wanted}.")
 
 
 def _layer(block: re.Match) -> str:

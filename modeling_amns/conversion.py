@@ -87,6 +87,8 @@ def convert_checkpoint(
     settings = openclip_settings(file.with_name(OPENCLIP_CONFIG))
     if hidden_act is not None:
         settings["hidden_act"] = hidden_act
+    if head_width is not None and head_width < 1:
+        raise ValueError(f"head_width must be at least 1, found {head_width}.")
     if head_width is not None:
         settings["head_width"] = head_width
     try:

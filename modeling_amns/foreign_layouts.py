@@ -35,7 +35,7 @@ _HEADS = re.compile(
     r"|(logit_bias|attn_mask|input_resolution|context_length|vocab_size)$"
 )
 # Beside an encoder under a name of its own, all but these may be left behind.
-_CHANGES_FEATURES = re.compile(r"\w*(adapter|prompt|lora|proj)\w*(\.|$)", re.IGNORECASE)
+_CHANGES_FEATURES = re.compile(r"(\w*proj|(.*\.)?\w*(adapter|prompt|lora))\w*(\.|$)", re.IGNORECASE)
 # What other models are, by a part of each of two keys.
 _OTHERS = (
     (("visual.layer1.", ""), "a ResNet, only CLIP's vision transformers can be converted"),

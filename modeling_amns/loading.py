@@ -37,6 +37,10 @@ def load_checkpoint(
             fit.
         OSError: there is no such folder or repository.
     """
+    if Path(checkpoint).is_file():
+        raise ValueError(
+            f"{checkpoint} is a file; pass the folder of a checkpoint, which scripts/convert_checkpoint.py makes of a file."
+        )
     if not Path(checkpoint).exists():
         try:
             validate_repo_id(str(checkpoint))

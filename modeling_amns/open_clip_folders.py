@@ -66,6 +66,15 @@ def read_settings(file: str | Path) -> dict[str, Any]:
                 f"{file} asks for {place} {str(value)[:60]!r}, which CLIP's own vision transformer and text encoder "
                 "have not; only they can be read."
             )
+    for part, fields, heads in (("vision_cfg", _VISION, "head_width"), ("text_cfg", _TEXT, "heads")):
+        given = {**fields, **parts[part]}
+        for name in ("width", "layers", heads):
+            if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < 1:
+                raise ValueError(f"{file} has {part}.{name} {str(given[name])[:60]}, expected a whole number above 0.")
+        if given["width"] % given[heads]:
+            raise ValueError(
+                f"{file} has {part}.width {given['width']}, which {part}.{heads} {given[heads]} does not divide."
+            )
     return settings
 
 

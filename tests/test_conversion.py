@@ -5,6 +5,7 @@ import importlib.machinery
 import importlib.util
 import json
 import pickle
+import re
 import runpy
 import sys
 import types
@@ -586,6 +587,61 @@ def test_weights_that_are_no_finite_numbers_are_refused(tmp_path, name, change, 
     weights[name] = change(weights[name])
     with pytest.raises(ValueError, match=message):
         convert_checkpoint(saved(tmp_path, weights))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("visual.positional_embedding", torch.tensor(1.0)),
+        ("visual.positional_embedding", torch.zeros(0, 128)),
+        ("visual.conv1.weight", torch.zeros(128, 192)),
+        ("text_projection", torch.zeros(32)),
+        ("logit_scale", torch.zeros(2)),
+        ("transformer.resblocks.0.mlp.c_fc.weight", torch.tensor(1.0)),
+        ("visual.transformer.resblocks.1.attn.in_proj_bias", torch.tensor(1.0)),
+    ],
+)
+def test_a_weight_of_another_shape_is_named(tmp_path, name, value):
+    with pytest.raises(ValueError, match=re.escape(f"{name} has the shape {list(value.shape)}, expected ")):
+        convert_checkpoint(saved(tmp_path, {**openai_weights(), name: value}))
+
+
+@pytest.mark.parametrize(
+    "part, field, value, message",
+    [
+        ("vision_cfg", "head_width", 0, "vision_cfg.head_width 0, expected a whole number above 0"),
+        ("vision_cfg", "head_width", 50, "vision_cfg.width 128, which vision_cfg.head_width 50 does not divide"),
+        ("text_cfg", "heads", 0, "text_cfg.heads 0, expected a whole number above 0"),
+        ("text_cfg", "heads", None, "text_cfg.heads None, expected a whole number above 0"),
+    ],
+)
+def test_heads_that_can_not_be_are_refused_on_both_roads(tmp_path, part, field, value, message):
+    settings = {"embed_dim": 32, "vision_cfg": {"width": 128, "layers": 2, "image_size": 32, "patch_size": 8}}
+    settings["text_cfg"] = {"width": 64, "heads": 1, "layers": 2, "context_length": CONTEXT, "vocab_size": 300}
+    settings[part][field] = value
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": settings}))
+    saved(tmp_path, openai_weights(), "open_clip_pytorch_model.bin")
+    for read in (convert_checkpoint, AMNSModel.from_pretrained):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path)
+
+
+def test_a_head_width_of_nothing_and_a_file_in_the_place_of_a_folder_are_said(tmp_path):
+    file = saved(tmp_path, openai_weights())
+    with pytest.raises(ValueError, match="head_width must be at least 1, found 0"):
+        convert_checkpoint(file, head_width=0)
+    with pytest.raises(ValueError, match="checkpoint.pt is a file; pass the folder of a checkpoint"):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize("name", ["fusion.adapter.weight", "image.prompt_learner.ctx"])
+def test_what_changes_features_is_refused_wherever_it_stands(tmp_path, name):
+    weights = {f"base_model.{key}": value for key, value in openai_weights().items()}
+    with pytest.raises(ValueError, match=re.escape(name)):
+        convert_checkpoint(saved(tmp_path, {"model": {**weights, name: torch.zeros(4)}}, "best.pth"))
+    # The head of a masked language model has projections of its own, and does not.
+    weights["cross_modal_transformer.resblocks.0.attn.in_proj_weight"] = torch.zeros(4)
+    convert_checkpoint(saved(tmp_path, {"model": weights}, "best.pth"))
 
 
 def test_script_fails_with_one_line(tmp_path, monkeypatch, capsys):
