@@ -39,7 +39,8 @@ def load_checkpoint(
     """
     if Path(checkpoint).is_file():
         raise ValueError(
-            f"{checkpoint} is a file; pass the folder of a checkpoint, which scripts/convert_checkpoint.py makes of a file."
+            f"{checkpoint} is a file; pass the folder of a checkpoint "
+            "(scripts/convert_checkpoint.py makes one of a file)."
         )
     if not Path(checkpoint).exists():
         try:
