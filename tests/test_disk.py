@@ -105,7 +105,8 @@ def test_an_earlier_model_is_whole_until_the_final_one_is(tmp_path, kind, kib):
 
 @pytest.mark.parametrize("kind, kib", [("tmpfs", 100), ("tmpfs", 500), ("limit", 1), ("limit", 9), ("limit", 200)])
 def test_a_conversion_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch, capsys, processor, kind, kib):
-    torch.save({**openai_weights(), **OPENAI_MARKS}, tmp_path / "ViT.pt")
+    weights = openai_weights(vocab=len(processor.tokenizer))
+    torch.save({**weights, **OPENAI_MARKS}, tmp_path / "ViT.pt")
     processor.save_pretrained(tmp_path / "clip")
     with full(kind, tmp_path / "disk", kib):
         out = tmp_path / "disk" / "new" / "out"
