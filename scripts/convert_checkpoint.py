@@ -107,7 +107,10 @@ def make_processor(source: str | Path | None, checkpoint: Path, model: AMNSModel
     images = convert_preprocessing(checkpoint, model.config.image_size)
     own = None
     if source is None and (checkpoint / "tokenizer.json").is_file():
-        own = AMNSProcessor.from_pretrained(checkpoint, trust_remote_code=False)
+        if any((checkpoint / f"{name}_config.json").is_file() for name in ("processor", "preprocessor")):
+            own = AMNSProcessor.from_pretrained(checkpoint, trust_remote_code=False)
+        else:
+            source = checkpoint
     try:
         if own is not None:
             tokenizer = own.tokenizer
@@ -123,7 +126,8 @@ def make_processor(source: str | Path | None, checkpoint: Path, model: AMNSModel
     processor = AMNSProcessor(images, tokenizer, caption_rules=rules, **choice)
     # OpenAI's tokenizer stops at 77 tokens, where Long-CLIP goes on; a folder's own knows its limit.
     positions = text.max_position_embeddings
-    processor.max_tokens = positions if own is None else min(own.max_tokens, positions)
+    known = own.max_tokens if own is not None else processor.max_tokens if source == checkpoint else positions
+    processor.max_tokens = min(known, positions)
     check_fit(model, processor, str(source or checkpoint))
     return (
         processor,

@@ -558,6 +558,12 @@ def test_what_a_folder_makes_of_captions_comes_along(tmp_path, monkeypatch, proc
     assert run_script(monkeypatch, tmp_path / "one", tmp_path / "two", "--image_size", "64", "32") == 0
     _, found = load_checkpoint(tmp_path / "two")
     assert (found.long_captions, found.max_tokens, found.image_size) == ("windows", 12, (64, 32))
+    # A folder of weights and a tokenizer alone has no say in it.
+    for path in (tmp_path / "one").glob("*processor_config.json"):
+        path.unlink()
+    assert run_script(monkeypatch, tmp_path / "one", tmp_path / "three") == 0
+    _, found = load_checkpoint(tmp_path / "three")
+    assert (found.long_captions, found.max_tokens) == ("cut", 12)
 
 
 def test_a_processor_that_does_not_fit_is_refused_and_nothing_is_written(tmp_path, monkeypatch, capsys, processor):
