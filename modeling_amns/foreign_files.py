@@ -15,7 +15,7 @@ from torch import Tensor
 from .image_modes_amns import size_pair
 from .open_clip_folders import CONFIG as OPENCLIP_CONFIG
 from .open_clip_folders import FILES as OPENCLIP_FILES
-from .open_clip_folders import HEAD_WIDTH, read_settings
+from .open_clip_folders import HEAD_WIDTH, encoder_settings, read_settings
 from .torchscript_files import is_torchscript, read_torchscript
 
 
@@ -100,14 +100,14 @@ def openclip_settings(file: Path) -> dict[str, Any]:
     """Activation, head widths and image size from OpenCLIP's configuration beside the weights, empty without one."""
     if not file.is_file():
         return {}
-    config = read_settings(file)["model_cfg"]
+    settings = read_settings(file)
+    config, (vision, text) = settings["model_cfg"], encoder_settings(settings)
+    # Where it says none, the positions tell.
     size = config["vision_cfg"].get("image_size")
-    text = config.get("text_cfg") or {}
-    heads, width = text.get("heads", 8), text.get("width", 512)
     return {
-        "text_head_width": width // heads,
+        "text_head_width": text["width"] // text["heads"],
         "hidden_act": "quick_gelu" if config.get("quick_gelu") else "gelu",
-        "head_width": config["vision_cfg"].get("head_width", HEAD_WIDTH),
+        "head_width": vision["head_width"],
         "native_size": None if size is None else list(size_pair(size)),
     }
 

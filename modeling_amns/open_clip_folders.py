@@ -66,8 +66,8 @@ def read_settings(file: str | Path) -> dict[str, Any]:
                 f"{file} asks for {place} {str(value)[:60]!r}, which CLIP's own vision transformer and text encoder "
                 "have not; only they can be read."
             )
-    for part, fields, heads in (("vision_cfg", _VISION, "head_width"), ("text_cfg", _TEXT, "heads")):
-        given = {**fields, **parts[part]}
+    vision, text = encoder_settings(settings)
+    for part, given, heads in (("vision_cfg", vision, "head_width"), ("text_cfg", text, "heads")):
         for name in ("width", "layers", heads):
             if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < 1:
                 raise ValueError(f"{file} has {part}.{name} {str(given[name])[:60]}, expected a whole number above 0.")
@@ -76,6 +76,12 @@ def read_settings(file: str | Path) -> dict[str, Any]:
                 f"{file} has {part}.width {given['width']}, which {part}.{heads} {given[heads]} does not divide."
             )
     return settings
+
+
+def encoder_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the image and of the text encoder, with OpenCLIP's defaults where they are silent."""
+    model = settings["model_cfg"]
+    return {**_VISION, **model["vision_cfg"]}, {**_TEXT, **(model.get("text_cfg") or {})}
 
 
 def read_config(name: str, location: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -92,7 +98,7 @@ def read_config(name: str, location: Mapping[str, Any]) -> dict[str, Any] | None
         return None
     settings = read_settings(file)
     model = settings["model_cfg"]
-    vision, text = {**_VISION, **model["vision_cfg"]}, {**_TEXT, **(model.get("text_cfg") or {})}
+    vision, text = encoder_settings(settings)
     hidden_act = "quick_gelu" if model.get("quick_gelu") else "gelu"
     try:
         config = AMNSConfig(
@@ -186,4 +192,4 @@ def _file(name: str, file: str, location: Mapping[str, Any]) -> str | None:
     return cached_file(name, file, **location, **quiet)
 
 
-__all__ = ["read_config", "read_processor", "read_settings", "read_weights", "text_tokens"]
+__all__ = ["encoder_settings", "read_config", "read_processor", "read_settings", "read_weights", "text_tokens"]
