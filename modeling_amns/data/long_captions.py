@@ -7,12 +7,12 @@ from typing import cast
 from accelerate import PartialState
 from transformers.utils import logging
 
-from ..captions_amns import check_long_captions, token_windows
+from ..captions_amns import LONG_CAPTIONS, check_long_captions, token_windows
 from ..protocols import PairProcessor
 
 logger = logging.get_logger(__name__)
 
-CUT, REFUSE, WINDOWS = "cut", "refuse", "windows"
+CUT, REFUSE, WINDOWS = LONG_CAPTIONS
 # Captions tokenised at a time where only their number is wanted.
 _BATCH = 4096
 # Rows that a refusal names.
