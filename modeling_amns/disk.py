@@ -153,6 +153,18 @@ def whole_model(folder: str | Path, advice: str = ADVICE) -> AbstractContextMana
     return whole_folder(folder, "config.json", ("model*.safetensors*",), advice)
 
 
+def refuse_model(folder: str | Path, patterns: Sequence[str]) -> None:
+    """A ValueError for a folder with a model: its processor and results would stand beside another one's weights.
+
+    Args:
+        folder: to write to.
+        patterns: of the files that make it one.
+    """
+    used = [path.name for pattern in patterns for path in Path(folder).glob(pattern)]
+    if used:
+        raise ValueError(f"{folder} holds a model already ({used[0]}); choose a new folder.")
+
+
 def _take_places(aside: Path, folder: Path, last: str, replaces: Sequence[str]) -> None:
     entries = sorted(aside.iterdir(), key=lambda entry: entry.name == last)
     names = {entry.name for entry in entries}
@@ -231,6 +243,7 @@ __all__ = [
     "disk_full_message",
     "names_full_disk",
     "names_no_room",
+    "refuse_model",
     "whole_file",
     "whole_folder",
     "whole_model",

@@ -18,7 +18,7 @@ from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.cli import parse, run_script
 from modeling_amns.clip_tokenizer import clip_tokenizer
 from modeling_amns.conversion import convert_checkpoint, convert_preprocessing
-from modeling_amns.disk import whole_model
+from modeling_amns.disk import refuse_model, whole_model
 from modeling_amns.export import export_clip, export_open_clip
 from modeling_amns.loading import check_fit
 
@@ -65,7 +65,7 @@ def main() -> int:
         raise ValueError(f"--hidden_act must be quick_gelu or gelu, found {options.hidden_act!r}.")
     if options.to != "amns":
         return export(options, checkpoint, output_dir)
-    refuse_model(output_dir)
+    refuse_model(output_dir, ("config.json", "*.safetensors*"))
     model = convert_checkpoint(
         Path(checkpoint), options.image_size, options.stride, options.hidden_act, options.head_width
     )
@@ -80,13 +80,6 @@ def main() -> int:
         f"grid {vision.grid_size}, {vision.hidden_act}; {said}."
     )
     return 0
-
-
-def refuse_model(output_dir: str) -> None:
-    """A ValueError for a folder with a model, whose processor and results would stand beside another one's weights."""
-    used = [path.name for pattern in ("config.json", "*.safetensors*") for path in Path(output_dir).glob(pattern)]
-    if used:
-        raise ValueError(f"{output_dir} holds a model already ({used[0]}); choose a new folder.")
 
 
 def export(options: ConversionArguments, checkpoint: str, output_dir: str) -> int:

@@ -19,7 +19,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 
 from ..clip_names import as_openai
 from ..configuration_amns import AMNSConfig, AMNSTextConfig, TextConfig, VisionConfig
-from ..disk import whole_folder, whole_model
+from ..disk import refuse_model, whole_folder, whole_model
 from ..loading import end_token_id, load_checkpoint
 from ..modeling_amns import AMNSModel
 from ..open_clip_folders import CONFIG, FILES
@@ -90,9 +90,7 @@ def export_open_clip(checkpoint: str | Path, folder: str | Path) -> None:
 def _check(config: AMNSConfig, checkpoint: str | Path, folder: str | Path) -> None:
     if not isinstance(config.text_config, AMNSTextConfig):
         raise ValueError(f"{checkpoint} has SigLIP's encoders; only CLIP's have a place in folders of CLIP.")
-    used = [name for name in ("config.json", CONFIG) if (Path(folder) / name).exists()]
-    if used:
-        raise ValueError(f"{folder} holds a model already ({used[0]}); choose a new folder.")
+    refuse_model(folder, ("config.json", CONFIG))
 
 
 def _overlap(config: AMNSConfig) -> bool:
