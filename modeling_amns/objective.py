@@ -13,6 +13,10 @@ from .matching_losses import bsdm_halves, checked, log_mass
 from .modeling_amns import AMNSPersonRetrievalOutput
 from .training_args import HALF, WHOLE, AMNSTrainingArguments
 
+# Temperature at which pairs are judged, in standard deviations of a row's similarities to other persons. From 0.25 to
+# 1.4 a start judged shuffled captions alike.
+SPREAD = 0.7
+
 
 class NonFiniteLossError(RuntimeError):
     """A loss became NaN or infinite; the message names step, loss parts, pairs and the checkpoint before it."""
@@ -79,17 +83,28 @@ def pair_losses(args: AMNSTrainingArguments, outputs: AMNSPersonRetrievalOutput,
     """-log m of each pair in nats, mean of both directions, float32 [B]; m is the probability of its person.
 
     The same number whatever the losses that are trained, in the same unit, and growing with how much the model
-    contradicts a pair: `sdm` falls again there, `tal` is 0 for all that it has learnt.
+    contradicts a pair: `sdm` falls again there, `tal` is 0 for all that it has learnt. And whatever the temperature:
+    each row's similarities are divided by `SPREAD` standard deviations of those to other persons. A start that was
+    trained elsewhere is as sure of what it gets wrong as of what it gets right at the temperature of a loss.
     """
     directions: list[Tensor] = []
 
     def keep(logits: Tensor, positives: Tensor) -> Tensor:
-        directions.append(-log_mass(checked(logits, positives), positives))
+        logits = checked(logits, positives)
+        directions.append(-log_mass(logits / (SPREAD * _spread(logits, positives)), positives))
         return directions[-1]
 
     images, texts = _needed(outputs.image_embeds), _needed(outputs.text_embeds)
     matching_loss(keep, images, texts, person_ids, temperature=args.temperature, gather=args.gather_embeddings)
     return (directions[0] + directions[1]).float() / 2
+
+
+def _spread(logits: Tensor, positives: Tensor) -> Tensor:
+    """Standard deviation of each row over its negatives, [B, 1]; at least what rounding alone could make."""
+    count = (~positives).sum(dim=1, keepdim=True).clamp(min=1)
+    mean = logits.masked_fill(positives, 0).sum(dim=1, keepdim=True) / count
+    squares = (logits - mean).masked_fill(positives, 0).square().sum(dim=1, keepdim=True)
+    return (squares / count).sqrt().clamp(min=1e-3)
 
 
 def _needed(output: Tensor | None) -> Tensor:
@@ -186,4 +201,4 @@ class StepKeeper(TrainerCallback):
             self.trainer.teacher.update(self.trainer.student)
 
 
-__all__ = ["LossRecord", "NonFiniteLossError", "StepKeeper", "loss_parts", "pair_losses"]
+__all__ = ["SPREAD", "LossRecord", "NonFiniteLossError", "StepKeeper", "loss_parts", "pair_losses"]

@@ -1,26 +1,31 @@
 """A trainer that remembers its pairs' losses and lets doubtful pairs count less; on `pair_memory`, `pair_mixture`."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import datasets
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from .checkpoints import WholeCheckpoints
 from .data.collator import TrainingPairs
 from .disk import whole_file
-from .objective import LossRecord
+from .modeling_amns import AMNSPersonRetrievalOutput
+from .objective import LossRecord, pair_losses
 from .pair_memory import PAIRS_FILE, PairMemory
 from .pair_mixture import PairMixture, fit_pairs, guess_loss
+from .protocols import PairProcessor
 
 logger = logging.get_logger(__name__)
 
 # In `output_dir`, for whoever looks for wrong pairs later.
 SCORES_FILE = "pair_scores.parquet"
+# Epochs that a model from scratch needs before its losses say anything of its pairs.
+WARM_UP = 2
 
 
 class WeighsPairs(WholeCheckpoints):
@@ -33,12 +38,72 @@ class WeighsPairs(WholeCheckpoints):
     mixture: PairMixture | None = None
     record: LossRecord
 
+    # Epochs in which all rows count alike.
+    judged_from = WARM_UP
+
     def start_memory(self, num_pairs: int | None) -> None:
-        """Forgets all pairs. `num_pairs` is `None` where rows have no numbers: nothing is remembered then."""
+        """Forgets all pairs. `num_pairs` is `None` where rows have no numbers: nothing is remembered then.
+
+        Raises:
+            ValueError: `pair_weighting_start` is 0 from scratch, or not before the last epoch.
+        """
         self.mixture = None
+        self.judged_from = self._epochs_before()
         self.memory = None
         if num_pairs is not None:
             self.memory = PairMemory(num_pairs, self.args.pair_memory_decay, self.args.device)
+
+    def _epochs_before(self) -> int:
+        args = self.args
+        scratch = not getattr(self.accelerator.unwrap_model(self.model), "name_or_path", "")
+        if args.pair_weighting == "none":
+            return WARM_UP
+        own = WARM_UP if scratch else 0
+        epochs = own if args.pair_weighting_start is None else args.pair_weighting_start
+        if scratch and not epochs:
+            raise ValueError(
+                "pair_weighting_start 0 lets the start judge its pairs, and a model from scratch knows nothing of "
+                f"them: name a start with model_name_or_path, or leave it out ({WARM_UP} from scratch)."
+            )
+        if args.max_steps < 0 and epochs >= args.num_train_epochs:
+            raise ValueError(
+                f"pair_weighting {args.pair_weighting} would begin after {epochs} epoch(s), the run has "
+                f"{args.num_train_epochs:g}. Lower pair_weighting_start, or leave pair_weighting out."
+            )
+        return epochs
+
+    @torch.no_grad()
+    def judge_by_start(self, batches: Iterable[dict[str, Tensor]]) -> None:
+        """Before the first step: what the start makes of each pair is the first that is remembered of it.
+
+        A start that knows persons tells wrong captions from right ones before it has learnt any of them.
+
+        Args:
+            batches: of one pass over the training set; this process's.
+        """
+        memory, model = cast(PairMemory, self.memory), cast(nn.Module, self.model)
+        logger.info(f"The start judges {len(memory)} pairs before the first step.")
+        model.eval()
+        for batch in batches:
+            inputs = self._prepare_inputs(cast(Any, batch))
+            losses = pair_losses(self.args, self._embed_whole(model, inputs), inputs["person_ids"])
+            memory.update(*cast(Any, self.accelerator.gather((inputs["rows"], losses))))
+        model.train()
+        self.judge_pairs(0)
+
+    def _embed_whole(self, model: nn.Module, inputs: dict[str, Any]) -> AMNSPersonRetrievalOutput:
+        """Both embeddings of a batch, of images as the teacher sees them, in the chunks of the gradient cache."""
+        pixels = cast(PairProcessor, self.processing_class).normalize_images(inputs["images"])
+        given = {"pixel_values": pixels, **{name: inputs[name] for name in ("input_ids", "attention_mask")}}
+        size = self.args.gradient_cache_chunk_size or len(pixels)
+        parts = []
+        for start in range(0, len(pixels), size):
+            with self.compute_loss_context_manager():
+                parts.append(model(**{name: value[start : start + size] for name, value in given.items()}))
+        return AMNSPersonRetrievalOutput(
+            image_embeds=torch.cat([part.image_embeds for part in parts]),
+            text_embeds=torch.cat([part.text_embeds for part in parts]),
+        )
 
     def row_weights(self, rows: Tensor) -> Tensor | None:
         """What each row of a batch counts, float32 [B]; `None` where all count alike."""
@@ -69,7 +134,7 @@ class WeighsPairs(WholeCheckpoints):
         columns = self._train_batch_size * (args.world_size if args.gather_embeddings else 1)
         guess = guess_loss(columns, args.instances_per_identity)
         found = self.mixture = self._agreed(lambda: fit_pairs(losses, guess, args.seed))
-        if epoch >= args.pair_weighting_start:
+        if epoch >= self.judged_from:
             weights = found.plausible
             if args.pair_weighting == "selection":
                 weights = (weights >= 0.5).astype(np.float32)
@@ -81,7 +146,7 @@ class WeighsPairs(WholeCheckpoints):
         """What is known of each training pair so far; `None` of a stream.
 
         Returns:
-            a row for each of the training set, in its order: `row`; `loss`, the moving average of -log m in nats, and
+            a row for each of the training set, in its order: `row`; `loss`, the moving average of `pair_losses`, and
             `seen`, of how many sightings it is (none: `loss` is null); `plausible`, the probability that the pair is
             right (null without `pair_weighting`); `is_clean`, where the set knows it, else null.
         """
@@ -135,8 +200,14 @@ class PairKeeper(TrainerCallback):
         self.epoch = 0
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """The first epoch is that of the place to go on at; inside of one, its pairs are judged already."""
+        """The first epoch is that of the place to go on at; inside of one, its pairs are judged already.
+
+        Before the very first a start judges, if it is to.
+        """
         self.epoch, self.judged = self.trainer._place.epoch, bool(self.trainer._place.batches)
+        first = not self.epoch and not self.judged
+        if first and self.trainer.memory is not None and self.trainer.judged_from == 0:
+            self.trainer.judge_by_start(kwargs["train_dataloader"])
 
     def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
         """Before each epoch but the first the pairs are judged."""

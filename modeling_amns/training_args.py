@@ -102,8 +102,12 @@ class AMNSTrainingArguments(TrainingArguments):
             "0; none: all count alike."
         },
     )
-    pair_weighting_start: int = field(
-        default=2, metadata={"help": "Epochs in which all rows count alike before, at least 1."}
+    pair_weighting_start: int | None = field(
+        default=None,
+        metadata={
+            "help": "Epochs in which all rows count alike before; at 0 the start judges all pairs before the first "
+            "step; default: 0 from a start, 2 from scratch."
+        },
     )
     pair_weighting_losses: list[str] | None = field(
         default=None,
@@ -320,13 +324,10 @@ class AMNSTrainingArguments(TrainingArguments):
             raise ValueError(f"pair_weighting must be one of {', '.join(PAIR_WEIGHTINGS)}, found {kind!r}.")
         if not 0 <= self.pair_memory_decay < 1:
             raise ValueError(f"pair_memory_decay must lie in [0, 1), found {self.pair_memory_decay}.")
-        if self.pair_weighting_start < 1:
-            raise ValueError(
-                f"pair_weighting_start must be at least 1, found {self.pair_weighting_start}: before the first epoch "
-                "no loss of a pair is known."
-            )
+        if self.pair_weighting_start is not None and self.pair_weighting_start < 0:
+            raise ValueError(f"pair_weighting_start must be at least 0, found {self.pair_weighting_start}.")
         if kind == "none":
-            started = {"pair_weighting_start"} if self.pair_weighting_start != 2 else set()
+            started = {"pair_weighting_start"} if self.pair_weighting_start is not None else set()
             idle = sorted(started | ({"pair_weighting_losses"} if losses is not None else set()))
             if idle:
                 raise ValueError(f"{', '.join(idle)} can't be used: pair_weighting none weighs nothing. Leave it out.")
@@ -338,11 +339,6 @@ class AMNSTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"pair_weighting {kind} would weigh nothing of {', '.join(self.weights)}: name in "
                 "pair_weighting_losses what it is to weigh, or leave it out."
-            )
-        if self.max_steps < 0 and self.pair_weighting_start >= self.num_train_epochs:
-            raise ValueError(
-                f"pair_weighting {kind} would begin after {self.pair_weighting_start} epoch(s), the run has "
-                f"{self.num_train_epochs:g}. Lower pair_weighting_start, or leave pair_weighting out."
             )
 
     def weighted_part(self, name: str) -> str | None:

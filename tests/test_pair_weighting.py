@@ -1,5 +1,9 @@
 """Doubtful pairs: what is remembered of each, how they are told apart, and what their rows then count."""
 
+import copy
+import math
+import statistics
+
 import numpy as np
 import pytest
 import torch
@@ -194,15 +198,33 @@ def test_what_is_weighed_of_each_loss(tmp_path, kind, whole, weighed):
     assert torch.equal(plain["identity"], identity_loss(*halves, ids))
 
 
-def test_a_pairs_loss_is_the_mean_over_both_directions_of_what_its_person_gets(tmp_path):
-    args = AMNSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, temperature=0.5)
+def standardised_loss(row: list[float], same: list[bool]) -> float:
+    """-log of what a row's positives get, its similarities in units of 0.7 of their spread over the others."""
+    others = [value for value, own in zip(row, same) if not own]
+    scaled = [value / (0.7 * statistics.pstdev(others)) for value in row]
+    return math.log(sum(map(math.exp, scaled))) - math.log(sum(math.exp(v) for v, own in zip(scaled, same) if own))
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.5])
+def test_a_pairs_loss_is_the_mean_over_both_directions_of_what_its_person_gets(tmp_path, temperature):
+    """Whatever the temperature of the losses: a start may be as sure of wrong pairs as of right ones."""
+    args = AMNSTrainingArguments(output_dir=str(tmp_path), use_cpu=True, temperature=temperature)
     images, texts, ids, _ = batch()
     unit = [part / part.norm(dim=1, keepdim=True) for part in (images, texts)]
-    similarity = (unit[0] @ unit[1].T / 0.5).exp()
-    same = ids[:, None] == ids[None]
-    shares = ((matrix * same).sum(1) / matrix.sum(1) for matrix in (similarity, similarity.T))
-    want = -sum(share.log() for share in shares) / 2
-    assert torch.allclose(pair_losses(args, outputs_of(images, texts), ids), want.float())
+    similarity = unit[0] @ unit[1].T
+    same = (ids[:, None] == ids[None]).tolist()
+    found = pair_losses(args, outputs_of(images, texts), ids)
+    for row in range(6):
+        directions = [standardised_loss(matrix[row].tolist(), same[row]) for matrix in (similarity, similarity.T)]
+        assert found[row].item() == pytest.approx(sum(directions) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("persons", [[0, 0, 0], [0, 1, 2]])
+def test_pairs_without_spread_have_finite_losses(tmp_path, persons):
+    """One person alone, whose rows have no negatives, and embeddings that are all one."""
+    args = AMNSTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    found = pair_losses(args, outputs_of(torch.ones(3, 5), torch.ones(3, 5)), torch.tensor(persons))
+    assert found.tolist() == pytest.approx([math.log(3 / persons.count(0))] * 3, abs=0.02)
 
 
 class Weights(TrainerCallback):
@@ -246,6 +268,51 @@ def test_pairs_are_judged_between_epochs_and_count_after_the_warm_up(tmp_path, k
     assert all(guess == pytest.approx(np.log(4)) for _, guess in judged), "8 columns, 2 of each person"
     seen, losses = trainer.memory.seen.numpy(), judged[-1][0]
     assert np.array_equal(np.isnan(losses), seen == 0) and seen.sum() >= 4 * 8
+
+
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_a_start_judges_all_its_pairs_before_the_first_step(tmp_path, monkeypatch, chunk):
+    """Its losses are those of the untouched model on whole images; rows count by them from the first step on."""
+    judged = []
+
+    def by_median(losses, guess, seed):
+        judged.append(losses)
+        return PairMixture((losses < np.nanmedian(losses)).astype(np.float32), 0.5, 3.0)
+
+    monkeypatch.setattr("modeling_amns.pair_weighting.fit_pairs", by_median)
+    trainer = make_trainer(
+        tmp_path,
+        start=True,
+        double=True,
+        max_steps=1,
+        per_device_train_batch_size=8,
+        num_pairs=16,
+        pair_weighting="mixture",
+        keep_ratio=0.5,
+        augment_erasing=1.0,
+        gradient_cache_chunk_size=chunk,
+    )
+    start = copy.deepcopy(trainer.model).eval()
+    weights, args = Weights(trainer), trainer.args
+    trainer.add_callback(weights)
+    trainer.train()
+    want, collated = np.zeros(16, np.float32), trainer.get_train_dataloader()
+    collated.set_epoch(0)
+    for inputs in collated:
+        pixels = trainer.processor.normalize_images(inputs["images"]).double()
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        outputs = start(pixel_values=pixels, **tokens)
+        want[inputs["rows"]] = pair_losses(args, outputs, inputs["person_ids"])
+    assert judged[0] == pytest.approx(want, rel=1e-5)
+    assert weights.seen[0].tolist() == (want < np.median(want)).tolist()
+    assert [entry["step"] for entry in trainer.state.log_history if "doubtful_share" in entry] == [0, 1]
+
+
+def test_a_model_from_scratch_is_not_asked_before_it_has_learnt(tmp_path):
+    with pytest.raises(ValueError, match="a model from scratch knows nothing of them"):
+        make_trainer(tmp_path, pair_weighting="mixture", pair_weighting_start=0)
+    with pytest.raises(ValueError, match=r"after 2 epoch\(s\), the run has 2"):
+        make_trainer(tmp_path, pair_weighting="mixture", num_train_epochs=2)
 
 
 def test_weighting_goes_through_the_gradient_cache(tmp_path):
@@ -306,8 +373,8 @@ def test_a_stream_has_no_rows_to_remember(tmp_path, processor):
         ({"pair_weighting": "gmm"}, "pair_weighting must be one of none, mixture, selection, found 'gmm'"),
         ({"pair_weighting_start": 3}, "pair_weighting_start can't be used: pair_weighting none"),
         ({"pair_weighting_losses": ["waf"]}, "pair_weighting_losses can't be used: pair_weighting none"),
-        ({"pair_weighting": "mixture", "pair_weighting_start": 0}, "must be at least 1, found 0"),
-        ({"pair_weighting": "mixture", "pair_weighting_start": 3}, r"after 3 epoch\(s\), the run has 3"),
+        ({"pair_weighting": "mixture", "pair_weighting_start": -1}, "must be at least 0, found -1"),
+        ({"pair_weighting_start": 0}, "pair_weighting_start can't be used: pair_weighting none"),
         ({"pair_weighting": "mixture", "pair_weighting_losses": ["tal"]}, "tal: not among the losses"),
         ({"pair_weighting": "mixture", "pair_weighting_losses": []}, "would weigh nothing of bsdm, waf, identity"),
         ({"pair_weighting": "mixture", "loss_weights": {"sdm": 1.0}}, "would weigh nothing of sdm: name in"),

@@ -51,6 +51,7 @@ def make_trainer(
     folder: Path,
     double: bool = False,
     lora: bool = False,
+    start: bool = False,
     num_pairs: int = PAIRS,
     frozen: tuple[str, ...] = (),
     dropout: float = 0.0,
@@ -61,19 +62,19 @@ def make_trainer(
 ) -> AMNSTrainer:
     """A trainer over the tiny pairs.
 
-    On request in float64, with adapters, with parts that are not trained, with dropout, streamed in shards (through a
-    shuffle buffer of `datasets`, or `in_order`), or with a figure `grade` that is given for each step at which it
-    evaluates.
+    On request in float64, with adapters, as a model that came from somewhere, with parts that are not trained, with
+    dropout, streamed in shards (through a shuffle buffer of `datasets`, or `in_order`), or with a figure `grade` that
+    is given for each step at which it evaluates.
     """
     processor = AMNSProcessor.from_captions(CAPTIONS * 20, IMAGE_SIZE, vocab_size=620)
     model = tiny_retrieval_model(processor, num_identities=PERSONS)
     for module in model.modules():
         if dropout and hasattr(module, "dropout") and isinstance(module.dropout, float):
             module.dropout = dropout
+    if lora or start:
+        model.name_or_path = "start"
     if lora:
         torch.manual_seed(0)
-        # Adapters are for models that came from somewhere.
-        model.name_or_path = "start"
         model = add_adapters(model, AdapterArguments(lora_r=4, lora_dropout=0.0))
     for part in frozen:
         getattr(model.amns, part).requires_grad_(False)
