@@ -35,7 +35,10 @@ class MasksPatches(EvaluatesSplits, WholeCheckpoints):
             # A model that was loaded knows from where.
             scratch = not getattr(self.accelerator.unwrap_model(self.model), "name_or_path", "")
             self.teacher = ImageTeacher(
-                self.student, args.ema_decay, scratch if args.ema_ramp is None else args.ema_ramp
+                self.student,
+                args.ema_decay,
+                scratch if args.ema_ramp is None else args.ema_ramp,
+                args.mask_image_scale,
             )
 
     def _model_inputs(self, inputs: Mapping[str, Tensor], chunk_size: int | None = None) -> dict[str, Tensor]:

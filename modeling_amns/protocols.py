@@ -43,8 +43,13 @@ class ImageTower(Protocol):
     def num_patches(self) -> int:
         """Patches of a whole image."""
 
-    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
-        """Attention of the pooled representation to each patch over heads and layers, float32 [B, num_patches]."""
+    def cls_attention(
+        self, pixel_values: Tensor, last_layers: int | None = None, interpolate_pos_encoding: bool = False
+    ) -> Tensor:
+        """Attention of the pooled representation to each patch over heads and layers, float32 [B, patches].
+
+        With `interpolate_pos_encoding` images may have another size than the encoder's.
+        """
 
     def patch_embeds(self, pixel_values: Tensor) -> Tensor:
         """Every patch in the shared embedding space, float [B, num_patches, D]."""

@@ -89,7 +89,9 @@ class AMNSSiglipVisionModel(PartOfDualEncoder, LoadsItsGrid, SiglipVisionModel):
         return 1
 
     @torch.no_grad()
-    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+    def cls_attention(
+        self, pixel_values: Tensor, last_layers: int | None = None, interpolate_pos_encoding: bool = False
+    ) -> Tensor:
         """Attention that the pooling head's probe pays to each patch, averaged over heads.
 
         The probe is to SigLIP what CLS is to CLIP: what it attends to becomes the embedding.
@@ -97,12 +99,13 @@ class AMNSSiglipVisionModel(PartOfDualEncoder, LoadsItsGrid, SiglipVisionModel):
         Args:
             pixel_values: normalised images, float [B, 3, height, width].
             last_layers: 1 or `None`: there is one such attention.
+            interpolate_pos_encoding: as `forward`.
         Returns:
             float32 [B, patches]; each row sums to 1.
         """
         if last_layers not in (None, 1):
             raise ValueError(f"last_layers must be 1: one attention of SigLIP pools patches, found {last_layers}.")
-        hidden = self(pixel_values).last_hidden_state
+        hidden = self(pixel_values, interpolate_pos_encoding).last_hidden_state
         probe = self.head.probe.expand(len(hidden), -1, -1)
         return self.head.attention(probe, hidden, hidden, need_weights=True)[1][:, 0].float()
 

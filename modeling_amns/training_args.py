@@ -130,6 +130,10 @@ class AMNSTrainingArguments(TrainingArguments):
         default="raw",
         metadata={"help": "What the teacher scores: raw, the image before jitter and erasing, or augmented."},
     )
+    mask_image_scale: float = field(
+        default=1.0,
+        metadata={"help": "Side of the image that the teacher scores, as a share, in (0, 1]; A-CLIP's fast one: 0.5."},
+    )
     mask_last_layers: int = field(default=1, metadata={"help": "Layers averaged by mask_score attention_last."})
     mask_block: int = field(default=1, metadata={"help": "Patches are kept in blocks of this side; A-CLIP uses 2."})
     unmasked_share: float = field(
@@ -225,6 +229,8 @@ class AMNSTrainingArguments(TrainingArguments):
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), found {self.ema_decay}.")
+        if not 0 < self.mask_image_scale <= 1:
+            raise ValueError(f"mask_image_scale must lie in (0, 1], found {self.mask_image_scale}.")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, found {self.temperature}.")
         if self.train_sampling_strategy not in ("random", "group_by_length"):
@@ -265,13 +271,14 @@ class AMNSTrainingArguments(TrainingArguments):
                 raise ValueError(f"{option.name}={value!r} can't be used: {REFUSED[option.name]}. Leave it out.")
 
     def _refuse_without_mask(self) -> None:
-        of_teacher = ("mask_image", "ema_decay", "ema_ramp")
+        of_teacher = ("mask_image", "mask_image_scale", "ema_decay", "ema_ramp")
         without = {
             "keep_ratio 1 hides no patch": (
                 ("mask_score", "mask_last_layers", "mask_block", "unmasked_share", *of_teacher),
                 self.keep_ratio == 1,
             ),
             "mask_score random asks no teacher": (of_teacher, self.mask_score == "random"),
+            "mask_score text compares single patches": (("mask_image_scale",), self.mask_score == "text"),
             "only mask_score attention_last averages some layers": (
                 ("mask_last_layers",),
                 self.mask_score != "attention_last",

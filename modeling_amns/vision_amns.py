@@ -225,7 +225,9 @@ class AMNSVisionModel(PartOfDualEncoder, LoadsItsGrid, CLIPVisionModel):
         return self.config.num_hidden_layers
 
     @torch.no_grad()
-    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+    def cls_attention(
+        self, pixel_values: Tensor, last_layers: int | None = None, interpolate_pos_encoding: bool = False
+    ) -> Tensor:
         """Attention that CLS pays to each patch, averaged over heads and layers.
 
         Only the CLS row is computed: the query of CLS is carried through the key projection (a key's bias adds the
@@ -236,6 +238,7 @@ class AMNSVisionModel(PartOfDualEncoder, LoadsItsGrid, CLIPVisionModel):
         Args:
             pixel_values: normalised images, float [B, 3, height, width].
             last_layers: average over this many last layers; `None` means all.
+            interpolate_pos_encoding: as `forward`.
         Returns:
             float32 [B, patches]; each row sums to the share that CLS gives to patches rather than to itself.
         Source: the score of attentive masking in A-CLIP (ICCV 2023), used by AWM.
@@ -244,7 +247,7 @@ class AMNSVisionModel(PartOfDualEncoder, LoadsItsGrid, CLIPVisionModel):
         last_layers = len(layers) if last_layers is None else last_layers
         if not 1 <= last_layers <= len(layers):
             raise ValueError(f"last_layers must lie in [1, {len(layers)}], found {last_layers}.")
-        hidden = self.pre_layrnorm(self.embeddings(pixel_values))
+        hidden = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))
         rows: list[Tensor] = []
         for number, layer in enumerate(layers):
             if number >= len(layers) - last_layers:
@@ -265,7 +268,9 @@ class PooledEncoder(Protocol):
     training: bool
     embeddings: Any
 
-    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+    def cls_attention(
+        self, pixel_values: Tensor, last_layers: int | None = None, interpolate_pos_encoding: bool = False
+    ) -> Tensor:
         """Attention of the pooled representation to each patch, float32 [B, patches]."""
 
     def pooled_patches(self, pixel_values: Tensor) -> Tensor:
@@ -290,9 +295,11 @@ class AMNSImageTower(nn.Module):
         """Patches of a whole image."""
         return self.vision_model.embeddings.num_patches
 
-    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
-        """Attention that pools the patches, float32 [B, num_patches]; see `cls_attention` of the encoder."""
-        return self.vision_model.cls_attention(pixel_values, last_layers)
+    def cls_attention(
+        self, pixel_values: Tensor, last_layers: int | None = None, interpolate_pos_encoding: bool = False
+    ) -> Tensor:
+        """Attention that pools the patches, float32 [B, patches]; see `cls_attention` of the encoder."""
+        return self.vision_model.cls_attention(pixel_values, last_layers, interpolate_pos_encoding)
 
     def patch_embeds(self, pixel_values: Tensor) -> Tensor:
         """Every patch in the shared embedding space, as the image is: float [B, num_patches, D]."""

@@ -59,13 +59,14 @@ def step(options: Options) -> None:
     """A training step (forward, loss, backward, teacher) at 384x128 with and without AWM."""
     model = AMNSModel(AMNSConfig(vision_config=SIZES[options.size], text_config=SIZES[options.size]))
     model.to(options.device).train()
-    teacher = ImageTeacher(model)
+    teachers = {scale: ImageTeacher(model, scale=scale) for scale in (1.0, 0.5)}
     pixels = torch.randn(options.batch_size, 3, 384, 128, device=options.device)
     ids = torch.randint(0, 40000, (options.batch_size, 40), device=options.device)
     ids[:, -1] = model.config.text_config.eos_token_id
     persons = torch.arange(options.batch_size, device=options.device)
 
-    def train(keep_ratio: float) -> None:
+    def train(keep_ratio: float, scale: float = 1.0) -> None:
+        teacher = teachers[scale]
         keep = select_patches(patch_scores("attention", teacher, pixels), keep_ratio) if keep_ratio < 1 else None
         output = model(input_ids=ids, pixel_values=pixels, keep_indices=keep)
         matching_loss(bsdm, output.image_embeds, output.text_embeds, persons).backward()
@@ -74,6 +75,9 @@ def step(options: Options) -> None:
         model.zero_grad()
 
     work = {f"keep_ratio {ratio}": (lambda ratio=ratio: train(ratio)) for ratio in (1.0, 0.7, 0.5, 0.3)}
+    work |= {
+        f"keep_ratio {ratio}, mask_image_scale 0.5": (lambda ratio=ratio: train(ratio, 0.5)) for ratio in (0.7, 0.5)
+    }
     print_ratios(side_by_side(work, options.repeats), "keep_ratio 1.0", "training step")
 
 

@@ -91,8 +91,8 @@ BALANCED = {
         "identity": {"gamma": 2.0, "weighting": "balanced"},
     },
 }
-# Pairs count by weights that they are given, from 0 to 1.
-WEIGHED = {"pair_weighting": "mixture", "pair_weighting_start": 9, "weighed": True}
+# The start judges the pairs, which count by weights that they are given, from 0 to 1.
+WEIGHED = {"pair_weighting": "mixture", "start": True, "weighed": True}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path, options):
         assert torch.allclose(two["weights"][name], value, rtol=1e-7, atol=1e-10), name
     for name, value in one["teacher"].items():
         assert torch.allclose(two["teacher"][name].double(), value.double(), rtol=1e-7, atol=1e-10), name
-    assert torch.equal(two["pairs"]["seen"], one["pairs"]["seen"]) and one["pairs"]["seen"].sum() >= 3 * 6
+    assert torch.equal(two["pairs"]["seen"], one["pairs"]["seen"])
+    assert one["pairs"]["seen"].sum() >= (6 if options.get("start") else 3) * 6
+    assert (one["pairs"]["weights"].unique().numel() > 2) == bool(options.get("weighed"))
     assert torch.allclose(two["pairs"]["average"], one["pairs"]["average"], rtol=1e-6)
 
 

@@ -15,7 +15,7 @@ WAYS = {
         "mask_score": "random",
         "dropout": 0.1,
         "pair_weighting": "mixture",
-        "pair_weighting_start": 1,
+        "start": True,
     },
     "grouped by length, accumulation": {
         "train_sampling_strategy": "group_by_length",

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import IMAGE_SIZE, tiny_retrieval_model
 
+from modeling_amns import AMNSModel, AMNSProcessor
 from modeling_amns.ema import ImageTeacher
 from modeling_amns.masking import MASK_SCORES, erased_patches, patch_scores, select_patches
 
@@ -201,6 +203,59 @@ def test_the_teacher_survives_saving_and_stays_in_eval_mode(model, pixels):
     assert int(restored.n_averaged) == 2
     assert torch.equal(restored.cls_attention(pixels), teacher.cls_attention(pixels))
     assert not restored.train().training
+
+
+def halved(size: int) -> np.ndarray:
+    """Rows that halve a signal by a triangle four pixels wide, cut at its ends."""
+    rows = np.zeros((size // 2, size))
+    for i in range(size // 2):
+        for place, weight in zip(range(2 * i - 1, 2 * i + 3), (1, 3, 3, 1)):
+            if 0 <= place < size:
+                rows[i, place] = weight
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+def doubled(size: int) -> np.ndarray:
+    """Rows that double a signal linearly between the middles of its pixels; its ends stay."""
+    rows = np.zeros((2 * size, size))
+    for i in range(2 * size):
+        middle = min(max((i + 0.5) / 2 - 0.5, 0), size - 1)
+        low = min(int(middle), size - 2)
+        rows[i, low : low + 2] = 1 - (middle - low), middle - low
+    return rows
+
+
+@pytest.mark.parametrize("last_layers", [None, 1])
+def test_a_smaller_image_is_scored_on_its_own_grid_and_the_scores_are_stretched(model, pixels, tmp_path, last_layers):
+    """Against a model that is loaded at half the size, and both resizings as products of matrices."""
+    model.save_pretrained(tmp_path)
+    height, width = pixels.shape[-2:]
+    half = AMNSModel.from_pretrained(tmp_path, image_size=[height // 2, width // 2]).eval()
+    smaller = torch.from_numpy(halved(height) @ pixels.double().numpy() @ halved(width).T).float()
+    coarse = half.vision_model.cls_attention(smaller, last_layers).unflatten(1, half.grid_size).double().numpy()
+    want = doubled(half.grid_size[0]) @ coarse @ doubled(half.grid_size[1]).T
+    found = ImageTeacher(model, scale=0.5).cls_attention(pixels, last_layers)
+    assert found.numpy() == pytest.approx(want.reshape(len(pixels), -1), rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.01])
+def test_a_smaller_grid_is_rounded_up_to_whole_patches(scale, pixels):
+    """With patches that overlap, whose steps are shorter than they are wide."""
+    model = tiny_retrieval_model(
+        AMNSProcessor.from_captions(["a man"] * 9, IMAGE_SIZE), vision_config={"stride": 6}
+    ).amns
+    teacher, seen = ImageTeacher(model, scale=scale), []
+    teacher.module.vision_model.embeddings.patch_embedding.register_forward_hook(
+        lambda module, args, output: seen.append(output.shape[-2:])
+    )
+    assert teacher.cls_attention(pixels).shape == (len(pixels), model.grid_size[0] * model.grid_size[1])
+    assert [tuple(grid) for grid in seen] == [tuple(math.ceil(scale * patches) for patches in model.grid_size)]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.5])
+def test_a_scale_outside_the_range_is_an_error(model, scale):
+    with pytest.raises(ValueError, match=r"mask_image_scale must lie in \(0, 1\], found"):
+        ImageTeacher(model, scale=scale)
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])

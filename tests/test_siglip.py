@@ -41,6 +41,7 @@ from modeling_amns import (
     recipe,
 )
 from modeling_amns.data.collator import ordinary_ids
+from modeling_amns.ema import ImageTeacher
 from modeling_amns.embedding import embed_texts
 from modeling_amns.export import export_onnx, export_sentence_transformer
 from modeling_amns.export.amns_onnx import OnnxRetrieval
@@ -176,6 +177,17 @@ def test_the_score_of_a_patch_is_the_attention_of_the_probe(siglip, folder, squa
 
 
 @torch.no_grad()
+def test_a_teacher_scores_a_smaller_image(folder, square):
+    """As a model that is loaded at half the size scores the image that torch halves."""
+    model = AMNSModel.from_pretrained(folder)
+    size = [side // 2 for side in square.shape[-2:]]
+    half = AMNSModel.from_pretrained(folder, image_size=size).eval()
+    smaller = torch.nn.functional.interpolate(square, size, mode="bilinear", antialias=True)
+    coarse = half.image_attention_scores(smaller).unflatten(1, half.grid_size)[:, None]
+    want = torch.nn.functional.interpolate(coarse, model.grid_size, mode="bilinear").flatten(1)
+    assert torch.allclose(ImageTeacher(model, scale=0.5).cls_attention(square), want, atol=1e-6)
+
+
 def test_kept_patches_alone_are_encoded_each_at_its_own_position(siglip, folder, square):
     model, vision = AMNSModel.from_pretrained(folder), siglip.vision_model
     kept = torch.tensor([[40, 3, 17], [0, 63, 8]])
