@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers.configuration_utils import PreTrainedConfig
 from typing_extensions import Self
 
@@ -155,19 +156,24 @@ class ReadsFamilies(Base):
             ValueError: the checkpoint is of another model type.
             OSError: there is no config.json.
         """
+        location = {name: value for name, value in kwargs.items() if name in LOCATION_ARGUMENTS}
+        fields, unused, failure = {}, {}, None
         try:
             fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-            if not fields:
-                # transformers takes a folder without one for a configuration of defaults.
-                raise OSError(
-                    f"{pretrained_model_name_or_path} holds no config.json, so it is no checkpoint of a model."
-                )
-        except OSError:
-            location = {name: value for name, value in kwargs.items() if name in LOCATION_ARGUMENTS}
+        except OSError as error:
+            # Of a repository that is not there, a broken file and the like no other layout is asked for; what has
+            # never been in the cache may lie there in another one, which asks the Hub nothing.
+            if not isinstance(error.__cause__, LocalEntryNotFoundError):
+                raise
+            failure, location["local_files_only"] = error, True
+        if not fields:
             read = ReadsFamilies.read_elsewhere
             found = read(str(pretrained_model_name_or_path), location) if read is not None else None
             if found is None:
-                raise
+                # transformers takes a folder without one for a configuration of defaults.
+                raise failure or OSError(
+                    f"{pretrained_model_name_or_path} holds no config.json, so it is no checkpoint of a model."
+                )
             private = (*LOCATION_ARGUMENTS, "trust_remote_code", "_from_auto", "_from_pipeline", "_configuration_file")
             fields, unused = found, without(kwargs, *private)
         fields = cls._part_of(fields)

@@ -16,6 +16,8 @@ from foreign_weights import (
     reference_text_features,
     saved,
 )
+from hub_double import HubDouble, Repo
+from hub_programs import run
 from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -141,3 +143,38 @@ def test_folders_that_are_not_whole_are_named(tmp_path, processor):
     (tmp_path / "open_clip_config.json").unlink()
     with pytest.raises(OSError, match="holds no config.json, so it is no checkpoint"):
         AMNSModel.from_pretrained(tmp_path)
+
+
+def test_a_mistyped_name_is_not_asked_for_in_another_layout(tmp_path):
+    program = """
+from modeling_amns import AMNSModel
+try:
+    AMNSModel.from_pretrained("org/nowhere")
+except OSError as error:
+    print(error)
+"""
+    with HubDouble() as hub:
+        done = run(hub, tmp_path, program)
+    assert "org/nowhere" in done.stdout, done.stderr[-2000:]
+    asked = [path.rpartition("/")[-1] for _, path in hub.log if "/resolve/" in path]
+    assert asked == ["config.json"], hub.log
+
+
+def test_a_folder_on_the_hub_is_read_and_then_again_offline(tmp_path, processor):
+    written(tmp_path, processor)
+    files = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    program = """
+from modeling_amns import AMNSModel, AMNSProcessor
+model, processor = AMNSModel.from_pretrained("org/plain"), AMNSProcessor.from_pretrained("org/plain")
+print(model.config.text_config.max_position_embeddings, processor.max_tokens)
+"""
+    with HubDouble() as hub:
+        repo = hub.repos["models", "org/plain"] = Repo(private=False)
+        hub.blobs |= {f"oid of {name}": content for name, content in files.items()}
+        repo.commits.append(("1" * 40, {name: f"oid of {name}" for name in files}))
+        repo.branches["main"] = "1" * 40
+        for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+            asked = len(hub.log)
+            done = run(hub, tmp_path, program, **environment)
+            assert done.stdout.split() == [str(CONTEXT)] * 2, done.stderr[-2000:]
+        assert len(hub.log) == asked
