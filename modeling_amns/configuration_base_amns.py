@@ -157,7 +157,9 @@ class ReadsFamilies(Base):
             OSError: there is no config.json.
         """
         location = {name: value for name, value in kwargs.items() if name in LOCATION_ARGUMENTS}
-        fields, unused, failure = {}, {}, None
+        fields: dict[str, Any] = {}
+        unused: dict[str, Any] = {}
+        failure: OSError | None = None
         try:
             fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         except OSError as error:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from .protocols import ImageTower
+    from .protocols import PatchScorer
 
 MASK_SCORES = ("attention", "attention_last", "text", "random", "worst")
 MASK_IMAGES = ("raw", "augmented")
@@ -95,7 +95,7 @@ def erased_patches(boxes: Tensor, grid: tuple[int, int], patch_size: int, stride
 @torch.no_grad()
 def patch_scores(
     kind: str,
-    teacher: "ImageTower",
+    teacher: "PatchScorer",
     pixel_values: Tensor,
     text_embeds: Tensor | None = None,
     last_layers: int = 1,
@@ -110,7 +110,7 @@ def patch_scores(
             the teacher looks at least is kept. In CLIP's own weights a patch's similarity with a text is higher on the
             background than on what the text names (CLIP Surgery, arXiv 2304.05653), so "text" is for teachers that
             training has brought further.
-        teacher: an `ImageTeacher`, or any other `ImageTower`.
+        teacher: an `ImageTeacher`, or any other `PatchScorer`.
         pixel_values: normalised images, float [B, 3, height, width].
         text_embeds: captions' embeddings, float [B, D]; for "text".
         last_layers: for "attention_last".

@@ -36,23 +36,27 @@ class Embedder(Protocol):
         """As `nn.Module.train`."""
 
 
-class ImageTower(Protocol):
-    """The image side of an encoder, which the teacher of AWM averages and asks."""
+class PatchScorer(Protocol):
+    """What AWM asks for the scores of patches: the teacher, or an encoder's image side itself."""
 
     @property
     def num_patches(self) -> int:
         """Patches of a whole image."""
 
-    def cls_attention(
-        self, pixel_values: Tensor, last_layers: int | None = None, interpolate_pos_encoding: bool = False
-    ) -> Tensor:
-        """Attention of the pooled representation to each patch over heads and layers, float32 [B, patches].
-
-        With `interpolate_pos_encoding` images may have another size than the encoder's.
-        """
+    def cls_attention(self, pixel_values: Tensor, last_layers: int | None = None) -> Tensor:
+        """Attention of the pooled representation to each patch over heads and layers, float32 [B, num_patches]."""
 
     def patch_embeds(self, pixel_values: Tensor) -> Tensor:
         """Every patch in the shared embedding space, float [B, num_patches, D]."""
+
+
+class ImageTower(PatchScorer, Protocol):
+    """The image side of an encoder, which the teacher of AWM averages and asks."""
+
+    def cls_attention(
+        self, pixel_values: Tensor, last_layers: int | None = None, interpolate_pos_encoding: bool = False
+    ) -> Tensor:
+        """As `PatchScorer`; with `interpolate_pos_encoding` of images of any size, float32 [B, their patches]."""
 
 
 class MaskedEncoder(Embedder, Protocol):
@@ -111,4 +115,4 @@ class PairProcessor(Protocol):
         """Token ids of each caption with start and end, cut at `max_tokens` or whole, not padded."""
 
 
-__all__ = ["Embedder", "ImageTower", "MaskedEncoder", "PairProcessor"]
+__all__ = ["Embedder", "ImageTower", "MaskedEncoder", "PairProcessor", "PatchScorer"]
