@@ -137,10 +137,12 @@ class ReadsFamilies(Base):
 
     reads: ClassVar[tuple[type[PreTrainedConfig], ...]]
     inside: ClassVar[tuple[type[PreTrainedConfig], ...]] = ()
-    # Of a folder or Hub id without a config.json, by arguments that locate it: the fields of a configuration and the
-    # weights, or None if it is no such folder. Set by the package; a copy of this file beside weights reads none.
+    # Of a folder or Hub id without a config.json, by arguments that locate it: the fields of a configuration, the
+    # weights and the processor, or None if it is no such folder. Set by the package; a copy of this file beside
+    # weights reads none.
     read_elsewhere: ClassVar[Callable[[str, dict[str, Any]], dict[str, Any] | None] | None] = None
     weights_elsewhere: ClassVar[Callable[[str, dict[str, Any]], dict[str, Any] | None] | None] = None
+    processor_elsewhere: ClassVar[Callable[[str, dict[str, Any]], Any] | None] = None
 
     def __setattr__(self, name: str, value: object) -> None:
         check_limit(name, value)

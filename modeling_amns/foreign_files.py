@@ -143,6 +143,11 @@ def unwrap(checkpoint: Mapping) -> tuple[dict[str, Tensor], list[str]]:
         left_over += [str(name) for name in checkpoint if name != inner]
         checkpoint = checkpoint[inner]
     values = {str(name).removeprefix("module."): value for name, value in checkpoint.items()}
+    if len(values) < len(checkpoint):
+        twice = [name for name in checkpoint if f"module.{name}" in checkpoint]
+        raise ValueError(
+            f"holds {some(twice)} twice, with and without the prefix module. of a distributed run; keep one of them."
+        )
     left_over += [name for name, value in values.items() if not isinstance(value, Tensor)]
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     for name, value in tensors.items():

@@ -66,6 +66,8 @@ def read_settings(file: str | Path) -> dict[str, Any]:
                 f"{file} asks for {place} {str(value)[:60]!r}, which CLIP's own vision transformer and text encoder "
                 "have not; only they can be read."
             )
+    if not isinstance(model.get("quick_gelu", False), bool):
+        raise ValueError(f"{file} has quick_gelu {str(model['quick_gelu'])[:60]!r}, expected true or false.")
     vision, text = encoder_settings(settings)
     for part, given, heads in (("vision_cfg", vision, "head_width"), ("text_cfg", text, "heads")):
         for name in ("width", "layers", heads):

@@ -3,8 +3,8 @@
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.utils import TensorType
 
 from .captions_amns import check_long_captions, clean_caption, prepare_tokenizer, train_tokenizer
+from .configuration_base_amns import ReadsFamilies
 from .image_modes_amns import as_rgb, flat_images, is_unit_range, size_pair, to_rgb
 
 _CAPTIONS_AT_ONCE = 1024
@@ -182,8 +183,6 @@ class AMNSProcessor(ProcessorMixin):
     valid_processor_kwargs = AMNSProcessorKwargs
     image_processor: AMNSImageProcessor
     tokenizer: PreTrainedTokenizerBase
-    # The processor of a folder of others, None if it is no such folder; set by the package.
-    read_elsewhere: ClassVar["Callable[[str, dict[str, Any]], AMNSProcessor | None] | None"] = None
 
     def __init__(
         self,
@@ -235,7 +234,7 @@ class AMNSProcessor(ProcessorMixin):
         try:
             processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except OSError:
-            read = AMNSProcessor.read_elsewhere
+            read = ReadsFamilies.processor_elsewhere
             found = read(str(pretrained_model_name_or_path), kwargs) if read is not None else None
             if found is None:
                 raise

@@ -86,11 +86,7 @@ def register() -> None:
     # `from_pretrained` of OpenCLIP's folders.
     ReadsFamilies.read_elsewhere = open_clip_folders.read_config
     ReadsFamilies.weights_elsewhere = open_clip_folders.read_weights
-
-    def add_reader(loaded: ModuleType) -> None:
-        loaded.AMNSProcessor.read_elsewhere = open_clip_folders.read_processor
-
-    WhenImported(f"{__package__}.processing_amns", add_reader)
+    ReadsFamilies.processor_elsewhere = open_clip_folders.read_processor
 
 
 __all__ = ["register"]

@@ -1,5 +1,6 @@
 """The text encoder of AMNS: CLIP's text transformer, whose words start stronger, and longer tables of positions."""
 
+import os
 from typing import Any
 
 import torch
@@ -7,8 +8,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPTextEmbeddings
+from typing_extensions import Self
 
 from .configuration_amns import AMNSTextConfig, as_config, check_limit
+from .configuration_base_amns import LOCATION_ARGUMENTS, ReadsFamilies
 from .pretrained_amns import PartOfDualEncoder
 
 # Of the first positions, which short captions have trained well; Long-CLIP keeps as many.
@@ -87,7 +90,7 @@ def resize_text_positions(text_model: nn.Module, length: int) -> None:
 class AMNSTextModel(PartOfDualEncoder, CLIPTextModel):
     """Text encoder: transformers' CLIP text transformer.
 
-    `from_pretrained` takes a folder of its own, of CLIP's text encoder, or of a dual encoder of AMNS or CLIP.
+    `from_pretrained` takes a folder of its own, of CLIP's text encoder, or of a dual encoder of AMNS, CLIP, OpenCLIP.
     """
 
     config: AMNSTextConfig
@@ -95,6 +98,20 @@ class AMNSTextModel(PartOfDualEncoder, CLIPTextModel):
 
     def __init__(self, config: AMNSTextConfig):
         super().__init__(as_config(config, AMNSTextConfig))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *model_args: Any, **kwargs: Any
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """As `PreTrainedModel`; of OpenCLIP's folders too."""
+        name, read = pretrained_model_name_or_path, ReadsFamilies.weights_elsewhere
+        if name is not None and read is not None:
+            location = {key: kwargs[key] for key in LOCATION_ARGUMENTS if key in kwargs}
+            config = kwargs.get("config") or AMNSTextConfig.from_pretrained(name, **location)
+            weights = read(str(name), location)
+            if weights is not None:
+                name, kwargs = None, {**kwargs, "config": config, "state_dict": weights}
+        return super().from_pretrained(name, *model_args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

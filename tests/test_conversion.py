@@ -195,6 +195,14 @@ def test_other_vocabulary_pools_at_the_largest_id_whichever_it_is(tmp_path):
     assert_features(model, images(), tokens, *expected)
 
 
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    """With and without the prefix of a distributed run: which of the two was trained nobody can tell."""
+    weights = openai_weights()
+    file = saved(tmp_path, weights | {"module.text_projection": weights["text_projection"] + 1})
+    with pytest.raises(ValueError, match="holds text_projection twice, with and without the prefix module"):
+        convert_checkpoint(file)
+
+
 @pytest.mark.parametrize("wrapper", ["", "module."])
 @pytest.mark.parametrize("heads", [IRRA_HEADS, RDE_HEADS], ids=["irra", "rde"])
 def test_half_precision_files_of_irra_and_rde_give_equal_features(tmp_path, caplog, heads, wrapper):

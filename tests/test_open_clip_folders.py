@@ -1,6 +1,8 @@
 """OpenCLIP's folders are read by `from_pretrained` as transformers' are, and only where their encoders are CLIP's."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -22,7 +24,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from modeling_amns import AMNSConfig, AMNSForPersonRetrieval, AMNSModel, AMNSProcessor, AMNSVisionModel
+from modeling_amns import (
+    AMNSConfig,
+    AMNSForPersonRetrieval,
+    AMNSModel,
+    AMNSProcessor,
+    AMNSTextModel,
+    AMNSVisionModel,
+)
 from modeling_amns.conversion import convert_checkpoint
 from modeling_amns.loading import load_checkpoint
 from modeling_amns.recipe import ModelArguments, build
@@ -91,6 +100,30 @@ def test_the_image_encoder_alone_is_read(tmp_path, processor):
     weights = written(tmp_path, processor)
     model = AMNSVisionModel.from_pretrained(tmp_path)
     assert torch.equal(model.embeddings.class_embedding, weights["visual.class_embedding"])
+
+
+def test_the_text_encoder_alone_is_read(tmp_path, processor):
+    weights = written(tmp_path, processor)
+    tokens = captions(len(processor.tokenizer))
+    alone, info = AMNSTextModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    pooled = alone.eval()(tokens).pooler_output @ weights["text_projection"]
+    expected = reference_text_features(weights, tokens, F.gelu)
+    assert torch.allclose(F.normalize(pooled), F.normalize(expected), atol=1e-5)
+
+
+def test_a_processor_that_is_imported_first_reads_it_too(tmp_path, processor):
+    written(tmp_path, processor)
+    code = "import sys; from modeling_amns import AMNSProcessor as P; print(P.from_pretrained(sys.argv[1]).max_tokens)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.strip() == str(CONTEXT), done.stderr
+
+
+def test_a_setting_that_is_no_yes_or_no_is_refused(tmp_path, processor):
+    written(tmp_path, processor, quick_gelu="false")
+    for read in (AMNSModel.from_pretrained, convert_checkpoint):
+        with pytest.raises(ValueError, match="quick_gelu 'false', expected true or false"):
+            read(tmp_path)
 
 
 def test_a_text_encoder_of_other_heads_is_read_by_its_configuration(tmp_path, processor):
