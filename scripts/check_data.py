@@ -45,7 +45,7 @@ def check(source: SourceArguments, options: CheckArguments) -> Report:
     """The report of a benchmark or of own pairs."""
     # A check reads all splits and names all images that are missing.
     idle = ["on_missing", "val_split"]
-    idle += ["split_file"] if source.pairs else ["image_root"]
+    idle += ["split_file"] if source.pairs else []
     for group in (source, options):
         for option in fields(group):
             if option.name in idle and getattr(group, option.name) != option.default:

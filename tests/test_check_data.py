@@ -214,8 +214,9 @@ def test_the_script_checks_own_pairs_by_the_token_limit_of_a_checkpoint(tmp_path
     for wrong in (["--on_missing", "drop"], ["--split_file", "x.json"]):
         code, _, error = run_script(monkeypatch, capsys, "--pairs", file, *wrong)
         assert code == 1 and f"{wrong[0]} has no effect on the check of own pairs" in error
-    code, _, error = run_script(monkeypatch, capsys, "--image_root", tmp_path)
-    assert code == 1 and "--image_root has no effect on the check of a benchmark" in error
+    for wrong in (["--image_root", tmp_path], ["--caption_column", "text"], ["--person_id_column", "none"]):
+        code, _, error = run_script(monkeypatch, capsys, *wrong)
+        assert code == 1 and f"{wrong[0][2:]} " in error and "is of own pairs (--pairs)" in error
 
 
 def run_script(monkeypatch, capsys, *options):

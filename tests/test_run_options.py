@@ -31,7 +31,7 @@ def test_caption_columns_are_one_or_several_in_a_recipe_and_on_the_command_line(
     assert recipe(tmp_path, several)[0].caption_column == ["one", "two"]
     assert recipe(tmp_path, several, "--caption_column", "a", "b")[0].columns.captions == ("a", "b")
     with pytest.raises(ValueError, match="caption_column must name one or more columns"):
-        recipe(tmp_path, "caption_column: [one, one]\n")
+        recipe(tmp_path, "pairs: a.csv\ncaption_column: [one, one]\n")
 
 
 @pytest.mark.parametrize("word, value", [("true", "true"), ("no", "no")])

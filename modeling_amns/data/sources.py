@@ -13,6 +13,7 @@ from .pairs import load_pairs
 
 # In the place of a column's name: there is none.
 NO_COLUMN = "none"
+_OF_OWN_PAIRS = ("image_root", "image_column", "caption_column", "person_id_column", "split_column", "val_split")
 _BENCHMARK = "A benchmark, on disk or on the Hub"
 
 
@@ -67,11 +68,17 @@ class SourceArguments:
             self.caption_column = [self.caption_column]
         if not self.person_id_column:
             raise ValueError(f"person_id_column is {self.person_id_column!r}; name a column, or write {NO_COLUMN}.")
-        if self.person_id_column == NO_COLUMN and not self.pairs:
-            raise ValueError(
-                f"person_id_column {NO_COLUMN} is of own pairs; a benchmark names its persons. Leave it out."
-            )
+        if not self.pairs:
+            self._refuse_of_own_pairs()
         self.columns  # noqa: B018  refuses names that can't be
+
+    def _refuse_of_own_pairs(self) -> None:
+        defaults = SourceArguments(pairs="own")
+        for name in _OF_OWN_PAIRS:
+            if (value := getattr(self, name)) != getattr(defaults, name):
+                raise ValueError(
+                    f"{name} {value!r} is of own pairs (--pairs); a benchmark's files say it themselves. Leave it out."
+                )
 
     @property
     def name(self) -> str:
