@@ -75,7 +75,13 @@ def check_training_set(
                     f"{name} needs to know all rows, and a stream is read in its own order. Load the training set "
                     "with streaming=False, or leave the option out."
                 )
-    elif args.instances_per_identity > 1 and "is_clean" in dataset.column_names:
+        return
+    if args.stream_shuffle_block > 1:
+        raise ValueError(
+            f"stream_shuffle_block {args.stream_shuffle_block} is for streams; rows that are all known are drawn at "
+            "random. Leave it out."
+        )
+    if args.instances_per_identity > 1 and "is_clean" in dataset.column_names:
         wrong = 1 - sum(dataset["is_clean"][:]) / max(1, len(dataset))
         if wrong:
             logger.warning(

@@ -108,7 +108,7 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
             self.person_ids = train_dataset["person_id"][:]
             prepared = TrainingPairs(train_dataset, preparer)
         elif train_dataset is not None:
-            prepared = StreamedPairs(train_dataset)
+            prepared = StreamedPairs(train_dataset, args.stream_shuffle_block, args.sampling_seed)
         if model is not None:
             prepare_model(model, args, self.person_ids)
         super().__init__(

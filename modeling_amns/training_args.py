@@ -148,6 +148,9 @@ class AMNSTrainingArguments(TrainingArguments):
     instances_per_identity: int = field(
         default=0, metadata={"help": "K of identity-balanced batches (P persons x K pairs); 0 samples at random."}
     )
+    stream_shuffle_block: int = field(
+        default=1, metadata={"help": "Pairs of a stream that a worker mixes among themselves; 1 keeps their order."}
+    )
     augment_flip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip."})
     augment_crop_padding: int = field(default=10, metadata={"help": "Pixels of padding before the random crop."})
     augment_erasing: float = field(default=0.5, metadata={"help": "Probability of random erasing."})
@@ -231,6 +234,8 @@ class AMNSTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_decay must lie in [0, 1), found {self.ema_decay}.")
         if not 0 < self.mask_image_scale <= 1:
             raise ValueError(f"mask_image_scale must lie in (0, 1], found {self.mask_image_scale}.")
+        if self.stream_shuffle_block < 1:
+            raise ValueError(f"stream_shuffle_block must be at least 1, found {self.stream_shuffle_block}.")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, found {self.temperature}.")
         if self.train_sampling_strategy not in ("random", "group_by_length"):

@@ -5,6 +5,7 @@ python scripts/benchmark.py embed   # image encoder against transformers' CLIPMo
 python scripts/benchmark.py data    # JPEG files to a ready batch, against a plain loader with Pillow transforms
 python scripts/benchmark.py cache   # peak memory of a step with the gradient cache
 python scripts/benchmark.py search  # galleries as they grow; --sizes 10000 100000 1000000 takes minutes
+python scripts/benchmark.py stream  # pairs of shards as a stream, against rows of a cache; its memory
 python scripts/benchmark.py metric  # memory and time of the retrieval metric at 20,000 x 20,000
 """
 
@@ -13,6 +14,7 @@ import modeling_amns  # noqa: F401  before all that is slow: Ctrl-C ends it in o
 # isort: split
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -29,11 +31,13 @@ if __package__:  # installed, as modeling_amns.scripts.benchmark
     from .benchmark_loader import largest_difference, loaders
     from .benchmark_memory import memory_table, metric_cost
     from .benchmark_search import search_report
+    from .benchmark_stream import stream_report
     from .benchmark_timing import print_ratios, side_by_side
 else:
     from benchmark_loader import largest_difference, loaders
     from benchmark_memory import memory_table, metric_cost
     from benchmark_search import search_report
+    from benchmark_stream import stream_report
     from benchmark_timing import print_ratios, side_by_side
 
 SIZES = {
@@ -118,24 +122,20 @@ def data(options: Options) -> None:
         )
 
 
-def cache(options: Options) -> None:
-    """Peak memory of a training step, plain and with the gradient cache."""
-    print(memory_table(SIZES[options.size], options.batch_size, (0, 16, 4), options.device))
-
-
-def metric(options: Options) -> None:
-    """The metric on random embeddings; peak memory is that of the whole process."""
-    print(metric_cost(options.queries, options.gallery))
-
-
-def search(options: Options) -> None:
-    """Galleries on disk: time and memory to build and to search them, and how many of the best ten are found."""
-    print(search_report(options.sizes))
+# What prints a text of its own.
+REPORTS: dict[str, Callable[[Options], str]] = {
+    "cache": lambda options: memory_table(SIZES[options.size], options.batch_size, (0, 16, 4), options.device),
+    "metric": lambda options: metric_cost(options.queries, options.gallery),
+    "search": lambda options: search_report(options.sizes),
+    # The first of the sizes is timed, the last is read for its memory.
+    "stream": lambda o: stream_report(o.sizes[0], o.sizes[-1], o.batch_size, o.repeats),
+}
 
 
 def main() -> int:
     """Runs one benchmark."""
-    benchmarks = {"step": step, "embed": embed, "data": data, "cache": cache, "metric": metric, "search": search}
+    benchmarks = {"step": step, "embed": embed, "data": data}
+    benchmarks |= {name: lambda options, report=report: print(report(options)) for name, report in REPORTS.items()}
     options, what = parse((Options,), __doc__, {"what": "one of " + ", ".join(benchmarks)})
     if what not in benchmarks:
         raise ValueError(f"There is no benchmark {what!r}; there are {', '.join(benchmarks)}.")

@@ -32,9 +32,17 @@ WAYS = {
     "streamed, three passes": {"shards": 2, "max_steps": 9, "dropout": 0.1},
     # 22 pairs: the last batch of a pass is completed with pairs of its first one, or cut.
     "streamed in order, read on": {"shards": 4, "in_order": True, "num_pairs": 22, "max_steps": 9, "dropout": 0.1},
+    "streamed and mixed in blocks": {
+        "shards": 4,
+        "in_order": True,
+        "stream_shuffle_block": 7,
+        "num_pairs": 22,
+        "max_steps": 9,
+    },
     "streamed in order to workers": {
         "shards": 4,
         "in_order": True,
+        "stream_shuffle_block": 5,
         "max_steps": 9,
         "per_device_train_batch_size": 4,
         "dataloader_num_workers": 2,

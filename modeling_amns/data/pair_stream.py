@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet
 
@@ -156,6 +157,9 @@ def _image_of_table(value: object, name: str, images: ImageFolder) -> Image:
         value = {"bytes": value}
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
         return {"bytes": value["bytes"], "path": value.get("path")}, value.get("path") or ""
+    if isinstance(value, PIL.Image.Image):
+        # `map` forgets what a column is, and what was decoded would be decoded for rows that nobody trains on.
+        raise ValueError(f"{name} is decoded; cast_column({name!r}, datasets.Image(decode=False)) before the map")
     path = inside(value, name, images.root)
     images.check(path)
     return {"bytes": None, "path": os.path.join(images.root, path)}, path

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
@@ -69,10 +70,20 @@ class StreamedPairs(IterableDataset):
 
     Of several workers, worker w of n counts w, w + n, w + 2n, ...: each pair has a row, and so a draw, of its own.
     Gives a `StreamedPair` for each; `None` for one that the run which is resumed has seen and that is not read again.
+
+    With `block` above 1 each worker mixes the pairs that it reads in blocks of so many. The order in a block hangs on
+    seed, epoch, worker and number of the block alone, and a stream is read on at the start of a block: unlike the
+    buffer of `datasets`, which forgets what lies in it, none is lost and none comes twice.
+
+    Args:
+        dataset: the stream.
+        block: pairs that are mixed among themselves, undecoded in memory; 1 keeps the stream's order.
+        seed: of their order.
     """
 
-    def __init__(self, dataset: datasets.IterableDataset):
+    def __init__(self, dataset: datasets.IterableDataset, block: int = 1, seed: int = 0):
         self.dataset = undecoded(dataset)
+        self.block, self.seed = block, seed
         self.expected: Reading | None = None
         # So many pairs are read at the start of every pass: accelerate completes the last batch with them.
         self.head = 0
@@ -115,12 +126,22 @@ class StreamedPairs(IterableDataset):
         epoch, resumes = self.epoch, _resumes(self.dataset)
         # A state is used for as long as it is that of the epoch.
         self.dataset.load_state_dict({"epoch": -1} if place is None else json.loads(place.state))
-        for number, pair in enumerate(self.dataset):
-            read = _with_pair(read, pair)
-            yield StreamedPair(pair, PairKey(row, epoch), read, place)
-            row += step
-            if resumes and number % BLOCK == BLOCK - 1:
-                place = StreamPlace(row, read, json.dumps(self.dataset.state_dict()))
+        source, size = iter(self.dataset), self.block if self.block > 1 else BLOCK
+        while pairs := list(itertools.islice(source, size)):
+            # Of the pairs before the block, and before it is given: so a place is where a block begins.
+            after = json.dumps(self.dataset.state_dict()) if resumes and len(pairs) == size else None
+            for number in self._order(len(pairs), [epoch, first, row // step // size]):
+                read = _with_pair(read, pairs[number])
+                yield StreamedPair(pairs[number], PairKey(row, epoch), read, place)
+                row += step
+            if after is not None:
+                place = StreamPlace(row, read, after)
+
+    def _order(self, pairs: int, block: list[int]) -> list[int]:
+        """In which a block is given; `block` says which it is: epoch, worker and number."""
+        if self.block == 1:
+            return list(range(pairs))
+        return np.random.default_rng([self.seed, *block]).permutation(pairs).tolist()
 
 
 class StreamCollator:

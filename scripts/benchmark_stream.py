@@ -1,0 +1,111 @@
+"""What `benchmark.py stream` compares: pairs of Parquet shards by rows of a cache, and as a stream; and its memory."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch.utils.data import DataLoader
+
+from modeling_amns import AMNSProcessor, load_pairs, make_synthetic_benchmark
+from modeling_amns.data.collator import PairCollator, PairPreparer, TrainingPairs
+from modeling_amns.data.sampler import RandomPairSampler
+from modeling_amns.data.streamed import StreamCollator, StreamedPairs
+from modeling_amns.data.transforms import Augmentation
+from modeling_amns.markdown import markdown_table
+from modeling_amns.memory import PeakMemory
+
+if __package__:
+    from .benchmark_timing import side_by_side
+else:
+    from benchmark_timing import side_by_side
+
+SHARDS, BLOCK, SIZE = 16, 2048, (128, 48)
+
+
+def stream_report(timed: int, long: int, batch_size: int, repeats: int) -> str:
+    """Markdown: seconds of both loaders in turns in one process, from Parquet to uint8 batches; then memory.
+
+    Args:
+        timed: pairs of a pass whose time is taken.
+        long: pairs of the stream whose memory is taken.
+        batch_size: pairs of a batch.
+        repeats: rounds; the median counts.
+    """
+    with tempfile.TemporaryDirectory() as root:
+        photos = _photos(Path(root))
+        short = _write(Path(root) / "short", photos, timed)
+        rows = load_pairs(_open(short, Path(root), streaming=False))
+        processor = AMNSProcessor.from_captions(rows["caption"][:1000], SIZE)
+        preparer = PairPreparer(processor, Augmentation())
+        collate = PairCollator(processor.tokenizer.pad_token_id, processor.padded_length)
+        by_row = DataLoader(
+            TrainingPairs(rows, preparer), batch_size, sampler=RandomPairSampler(timed), collate_fn=collate
+        )
+
+        def streamed(folder: Path) -> DataLoader:
+            stream = load_pairs(_open(folder, Path(root), streaming=True), streaming=True)
+            return DataLoader(StreamedPairs(stream, BLOCK), batch_size, collate_fn=StreamCollator(collate, preparer))
+
+        by_stream = streamed(short)
+        work: dict[str, Callable[[], None]] = {
+            "rows of a cache": lambda: _read(by_row),
+            "stream": lambda: _read(by_stream),
+        }
+        seconds = side_by_side(work, repeats)
+        table = [
+            [name, f"{timed / value:.0f}", f"{seconds['rows of a cache'] / value:.2f}"]
+            for name, value in seconds.items()
+        ]
+        figures = markdown_table([f"{timed} pairs at {SIZE[0]}x{SIZE[1]}", "pairs per second", "relative"], table)
+        tenth, whole = _memory(streamed(_write(Path(root) / "long", photos, long)), long // batch_size)
+    return f"{figures}\npeak memory over {long:,} pairs: {tenth} MiB in their first tenth, {whole} MiB in the rest"
+
+
+def _photos(root: Path) -> list[tuple[bytes, str]]:
+    """JPEG files and captions of a few persons, which the shards repeat."""
+    make_synthetic_benchmark(root, train_identities=50, val_identities=1, test_identities=1, image_size=SIZE)
+    files = sorted((root / "synthetic-pedes" / "imgs").rglob("*.jpg"))
+    return [(file.read_bytes(), f"a person of picture {number}") for number, file in enumerate(files)]
+
+
+def _write(folder: Path, photos: list[tuple[bytes, str]], pairs: int) -> Path:
+    folder.mkdir()
+    for shard in range(SHARDS):
+        numbers = range(shard * pairs // SHARDS, (shard + 1) * pairs // SHARDS)
+        chosen = [photos[number % len(photos)] for number in numbers]
+        rows = {
+            "image": [{"bytes": photo, "path": None} for photo, _ in chosen],
+            "caption": [caption for _, caption in chosen],
+            "person_id": [number % len(photos) for number in numbers],
+        }
+        pq.write_table(pa.table(rows), folder / f"{shard:03}.parquet", row_group_size=1000)
+    return folder
+
+
+def _open(folder: Path, root: Path, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
+    files, cache = {"train": f"{folder}/*.parquet"}, str(root / "cache")
+    data = datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming, cache_dir=cache)
+    return data.cast_column("image", datasets.Image(decode=False))
+
+
+def _read(batches: DataLoader) -> None:
+    for _ in batches:
+        pass
+
+
+def _memory(batches: DataLoader, count: int) -> tuple[int, int]:
+    """Largest memory of the process while the first tenth of the batches is read, and while the rest is, in MiB."""
+    reading: Iterator[object] = iter(batches)
+    marks = []
+    for part in (count // 10, count - count // 10):
+        memory = PeakMemory()
+        for _ in range(part):
+            next(reading)
+        marks.append(memory.mib)
+    return marks[0], marks[1]
+
+
+__all__ = ["stream_report"]
