@@ -41,11 +41,34 @@ def launch(folder: Path, processes: int, torchrun: bool = False, **options) -> d
     return outcome([done], folder / name, processes, options)
 
 
-def start_all(words: list, processes: int) -> list[subprocess.CompletedProcess]:
-    """The ends of all processes of a run; the first that fails ends the others."""
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+        return found.getsockname()[1]
+
+
+def launch_machines(folder: Path, machines: int, **options) -> dict:
+    """`launch` with one process on each of several machines: as many launchers, which meet at a port of loopback."""
+    name, port = f"machines_{machines}.pt", free_port()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
+    started = []
+    for rank in range(machines):
+        place = ["--nnodes", str(machines), "--node_rank", str(rank), "--nproc_per_node", "1"]
+        place += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+        command = [sys.executable, "-m", "torch.distributed.run", *place, str(SCRIPT), str(folder)]
+        command.append(json.dumps({**options, "result": name}))
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
+    ends = []
+    for process in started:
+        out, err = process.communicate(timeout=300)
+        ends.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    return outcome(ends, folder / name, machines, options)
+
+
+def start_all(words: list, processes: int) -> list[subprocess.CompletedProcess]:
+    """The ends of all processes of a run; the first that fails ends the others."""
+    port = free_port()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
     started = []
     for rank in range(processes):
@@ -214,6 +237,24 @@ def test_only_the_main_process_writes(tmp_path):
     ]
     assert written[1] == {"checkpoint-6/rng_state_1.pth"}
     assert {"checkpoint-6/model.safetensors", "checkpoint-6/teacher.safetensors"} <= written[0]
+
+
+def test_two_machines_equal_one_with_two_processes_and_write_once(tmp_path):
+    """A stream in blocks, AWM, and checkpoints on the one disk of both."""
+    options = {
+        "shards": 4, "in_order": True, "stream_shuffle_block": 7, "max_steps": 4, "save_strategy": "steps",
+        "save_steps": 2, "per_device_train_batch_size": 4, "keep_ratio": 0.5,
+    }  # fmt: skip
+    one = launch(tmp_path, 2, output_dir=str(tmp_path / "one"), **options)
+    two = launch_machines(tmp_path, 2, output_dir=str(tmp_path / "two"), **options)
+    assert losses(two) == losses(one)
+    for part in ("weights", "teacher"):
+        assert same_bits(one[part], two[part])
+    files = [
+        {str(path.relative_to(folder)) for path in folder.rglob("*")}
+        for folder in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert files[0] == files[1] and "checkpoint-2/teacher.safetensors" in files[0]
 
 
 def same_bits(one: dict, other: dict) -> bool:
