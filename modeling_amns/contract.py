@@ -5,13 +5,14 @@ from typing import Any, cast
 
 import datasets
 import torch
+from accelerate import PartialState
 from accelerate.utils import is_peft_model, parse_flag_from_env
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig
-from .data.long_captions import WINDOWS, count_long, refuse_long
+from .data.long_captions import REFUSE, WINDOWS, count_long, refuse_long
 from .data.tables import has_persons
 from .extras import require
 from .losses import IDENTITY
@@ -121,7 +122,9 @@ def check_captions(dataset: object, eval_dataset: object, processor: PairProcess
         ValueError: some are too long and to be refused.
     """
     counted = isinstance(dataset, datasets.Dataset)
-    if counted and processor.long_captions != WINDOWS:
+    # Where they are cut, one process says it for all; where they are refused, each has to stop.
+    says = processor.long_captions == REFUSE or PartialState().is_main_process
+    if counted and processor.long_captions != WINDOWS and says:
         captions = cast(datasets.Dataset, dataset).with_format(None)["caption"][:]
         count_long(processor, captions).say(processor.long_captions, "Training set")
     for name, split in named_sets(eval_dataset).items() if eval_dataset is not None else ():

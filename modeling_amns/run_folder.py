@@ -21,7 +21,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _RESULTS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", "adapter", "results.json")
 _BESIDE = (
     *("trainer_state.json", "training_args.bin", "queries.parquet", "pair_scores.parquet"),
-    *("ranking.png", "mask.png", "pairs.png"),
+    *("ranking.png", "mask.png", "pairs.png", "curves.png", "attention.png", "masks.png"),
 )
 # Locks that this process holds, and how often.
 _held: dict[str, tuple[IO[str], int]] = {}

@@ -222,6 +222,13 @@ def test_a_grid_runs_once_goes_on_after_a_failure_and_names_what_no_longer_belon
     assert {record.row for record in records} == {"bsdm / 2"} and {record.row for record in others} == {"itc", "bad"}
 
 
+def test_a_start_that_fails_is_an_error_of_the_operating_system_which_a_script_says_in_a_line(tmp_path, runner):
+    grid = read_grid(write(tmp_path / "grid.yaml", {**GRID, "start": {"options": {"loss_weights": {"sdm": 1}}}}))
+    bad = CellRunner(tmp_path / "bad", runner.results, 1, [sys.executable, str(tmp_path / "program.py")])
+    with pytest.raises(OSError, match="The start could not be trained: exit code 1: train.py: a run that can only"):
+        bad.make_start(grid)
+
+
 def test_a_run_goes_on_from_its_own_checkpoint_only(tmp_path, runner):
     grid = read_grid(write(tmp_path / "grid.yaml", GRID))
     cell = next(iter(grid.cells()))

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import HPSearchBackend
 
 from modeling_amns import AMNSTrainer
+from modeling_amns.cards import PICTURES
 from modeling_amns.checkpoints import MANIFEST, missing_parts
 from modeling_amns.data.collator import undecoded
 from modeling_amns.run_folder import LOCK, locked
@@ -215,14 +216,15 @@ def test_weights_alone_are_not_resumed_from(tmp_path):
 
 def test_a_used_folder_is_refused_and_overwritten_by_wish_with_its_own_kinds_of_files_only(tmp_path, run, caplog):
     (run / "notes.txt").write_text("mine")
-    (run / "ranking.png").write_bytes(b"")
+    for picture in PICTURES:
+        (run / picture).write_bytes(b"")
     with pytest.raises(ValueError, match="output is in use: it holds checkpoint-2, checkpoint-4 of another run"):
         make_trainer(tmp_path, seed=7, **SAVE).train()
     with pytest.raises(ValueError, match="overwrite_output_dir would delete what resume_from_checkpoint"):
         make_trainer(tmp_path, overwrite_output_dir=True, **SAVE).train(resume_from_checkpoint=True)
     assert not missing_parts(run / "checkpoint-4")
     make_trainer(tmp_path, seed=7, overwrite_output_dir=True, **{**SAVE, "max_steps": 2}).train()
-    assert "deletes from" in caplog.text and "checkpoint-2, checkpoint-4, ranking.png" in caplog.text
+    assert "deletes from" in caplog.text and "checkpoint-2, checkpoint-4, attention.png" in caplog.text
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint-2", "notes.txt"]
 
 

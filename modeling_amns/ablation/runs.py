@@ -54,7 +54,7 @@ class CellRunner:
         Returns:
             the folder of the checkpoint that the runs start from.
         Raises:
-            RuntimeError: the start's run failed.
+            ChildProcessError: the start's run failed.
             ValueError, OSError: as of `make_synthetic_benchmark`.
         """
         if grid.synthetic is not None:
@@ -68,7 +68,7 @@ class CellRunner:
         if not (self._processes.is_done(folder, cell.digest)):
             reason = self._processes.train(folder, cell.options, cell.digest)
             if reason:
-                raise RuntimeError(f"The start could not be trained: {reason}. Its output: {folder / LOG}")
+                raise ChildProcessError(f"The start could not be trained: {reason}. Its output: {folder / LOG}")
         return folder
 
     def rank_start(self, grid: Grid, folder: Path) -> CellRecord | None:
@@ -83,7 +83,7 @@ class CellRunner:
             output.seek(0)
             text = output.read()
         if code:
-            raise RuntimeError(f"The start could not be evaluated: {last_line(self.folder / LOG)}")
+            raise ChildProcessError(f"The start could not be evaluated: {last_line(self.folder / LOG)}")
         figures = json.loads(text)
         if figures and METRICS.keys().isdisjoint(figures):
             # Of several benchmarks, by name: a run on them reports their means.
