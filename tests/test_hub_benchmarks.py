@@ -8,9 +8,11 @@ import warnings
 
 import datasets
 import pytest
+import torch
 from hub_double import HubDouble, Repo
 from hub_programs import ROOT, run
 from PIL import Image
+from safetensors.torch import load_file
 
 from modeling_amns import load_benchmark, make_synthetic_benchmark
 from modeling_amns.audit.cleaning import read_records, write_clean
@@ -114,6 +116,41 @@ def test_a_benchmark_on_the_hub_is_that_of_the_folder_streamed_or_not(folder, tm
     report = json.loads(done.stdout)
     assert report["counts"]["train"] == {"persons": 5, "images": 10, "captions": 20} and not report["broken"]
     assert set(report["counts"]) == {"train", "val", "test"}
+
+
+TOWER = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+RECIPE = {
+    "image_size": [32, 16],
+    "vision_config": {**TOWER, "patch_size": 8},
+    "text_config": TOWER,
+    "projection_dim": 16,
+    "vocab_size": 600,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 10,
+    "learning_rate": 1e-3,
+    "noise_rate": 0.2,
+    "use_cpu": True,
+    "report_to": "none",
+}
+
+
+def test_a_run_on_a_set_of_the_hub_is_that_on_the_folder(folder, tmp_path):
+    """The whole of train.py: weights to the bit, figures, the share of wrong captions, the epoch that val selects."""
+    (tmp_path / "recipe.yaml").write_text(json.dumps(RECIPE))
+    with HubDouble() as hub:
+        put(hub, "org/synthetic-pedes", rows_of(folder))
+        for name, root in (("here", folder.parent), ("there", "hf://datasets/org/synthetic-pedes")):
+            options = ["--config", tmp_path / "recipe.yaml", "--data_root", root, "--output_dir", tmp_path / name]
+            cache = {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+            done = run(hub, tmp_path, ROOT / "scripts" / "train.py", *map(str, options), **cache)
+            assert done.returncode == 0, done.stderr[-3000:]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("here", "there")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    here, there = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("here", "there"))
+    own = ("seconds", "peak_memory_mb")
+    differ = [name for name in here | there if name not in own and here.get(name) != there.get(name)]
+    assert not differ and there["noise_rate"] == 0.2 and there["selected_on"].startswith("val")
+    assert (tmp_path / "there" / "ranking.png").read_bytes() == (tmp_path / "here" / "ranking.png").read_bytes()
 
 
 @pytest.fixture
