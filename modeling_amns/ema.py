@@ -1,12 +1,13 @@
 """The teacher of AWM: an exponential moving average of the image encoder, over torch's `AveragedModel`."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+from typing_extensions import Self
 
 from .protocols import ImageTower, MaskedEncoder
 
@@ -71,9 +72,16 @@ class ImageTeacher(AveragedModel):
         """The ramped decay at an update, counted from 1."""
         return min(decay, (1 + update) / (10 + update))
 
+    def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> Self:
+        # The count of updates stays where it is asked for: on an accelerator each update would wait for it.
+        count = self._buffers.pop("n_averaged")
+        super()._apply(fn, recurse)
+        self._buffers["n_averaged"] = count
+        return self
+
     @torch.no_grad()
-    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], update: Tensor | int) -> None:
-        weight = 1 - self.decay_at(int(update), self.decay)
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
+        weight = 1 - self.decay_at(int(self.n_averaged), self.decay)
         torch._foreach_lerp_(list(averaged), list(current), weight)
 
     def update(self, model: MaskedEncoder) -> None:

@@ -27,6 +27,10 @@ class MasksPatches(EvaluatesSplits, WholeCheckpoints):
     args: AMNSTrainingArguments
     record: LossRecord
     teacher: ImageTeacher | None = None
+    # What the text encoder is given of a batch. Our collator pads on the right, where the mask changes nothing: CLIP's
+    # tokens see none behind them, SigLIP's see padding. It would cost attention its fast road, and an accelerator
+    # waits when transformers looks whether it hides anything.
+    text_inputs: tuple[str, ...] = ("input_ids",)
 
     def start_teacher(self) -> None:
         """Under AWM a new copy of the student, without AWM none."""
@@ -47,7 +51,7 @@ class MasksPatches(EvaluatesSplits, WholeCheckpoints):
         if missing:
             raise ValueError(f"data_collator left out {', '.join(missing)}; see PairCollator for what a batch holds.")
         images, jitter, erase = inputs["images"], inputs.get("jitter"), inputs.get("erase")
-        prepared = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        prepared = {name: inputs[name] for name in self.text_inputs}
         masked = self.teacher is not None and not self._shows_whole_images()
         kept: Tensor | None = None
         raw = masked and self.args.mask_image == "raw"
@@ -83,7 +87,7 @@ class MasksPatches(EvaluatesSplits, WholeCheckpoints):
         teacher.to(pixel_values.device)
         text_embeds = generator = None
         if args.mask_score == "text":
-            tokens = {name: prepared[name] for name in ("input_ids", "attention_mask")}
+            tokens = {name: prepared[name] for name in self.text_inputs}
             text_embeds = self.student.get_text_features(**tokens).pooler_output
         elif args.mask_score == "random":
             # From the step alone, so that a resumed run masks as an uninterrupted one.

@@ -36,6 +36,7 @@ class WeighsPairs(WholeCheckpoints):
 
     memory: PairMemory | None = None
     mixture: PairMixture | None = None
+    text_inputs: tuple[str, ...]
     record: LossRecord
 
     # Epochs in which all rows count alike.
@@ -94,7 +95,7 @@ class WeighsPairs(WholeCheckpoints):
     def _embed_whole(self, model: nn.Module, inputs: dict[str, Any]) -> AMNSPersonRetrievalOutput:
         """Both embeddings of a batch, of images as the teacher sees them, in the chunks of the gradient cache."""
         pixels = cast(PairProcessor, self.processing_class).normalize_images(inputs["images"])
-        given = {"pixel_values": pixels, **{name: inputs[name] for name in ("input_ids", "attention_mask")}}
+        given = {"pixel_values": pixels, **{name: inputs[name] for name in self.text_inputs}}
         size = self.args.gradient_cache_chunk_size or len(pixels)
         parts = []
         for start in range(0, len(pixels), size):

@@ -122,6 +122,8 @@ class AMNSTrainer(MasksPatches, PushesCheckpoints, WeighsPairs):
             model_init=cast(Any, model_init),
             **kwargs,
         )
+        if data_collator is not None:
+            self.text_inputs = ("input_ids", "attention_mask")
         refuse_sharded_parameters(self)
         if isinstance(prepared, StreamedPairs):
             if self.accelerator.dataloader_config.dispatch_batches:
