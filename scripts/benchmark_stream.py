@@ -23,6 +23,8 @@ else:
     from benchmark_timing import side_by_side
 
 SHARDS, BLOCK, SIZE = 16, 2048, (128, 48)
+# Of the stream whose mixing is counted: pairs, and how many of a person stand together.
+MIXED, TOGETHER = 32_000, 20
 
 
 def stream_report(timed: int, long: int, batch_size: int, repeats: int) -> str:
@@ -61,7 +63,27 @@ def stream_report(timed: int, long: int, batch_size: int, repeats: int) -> str:
         ]
         figures = markdown_table([f"{timed} pairs at {SIZE[0]}x{SIZE[1]}", "pairs per second", "relative"], table)
         tenth, whole = _memory(streamed(_write(Path(root) / "long", photos, long)), long // batch_size)
-    return f"{figures}\npeak memory over {long:,} pairs: {tenth} MiB in their first tenth, {whole} MiB in the rest"
+    memory = f"peak memory over {long:,} pairs: {tenth} MiB in their first tenth, {whole} MiB in the rest"
+    return f"{figures}\n{memory}\n\n{_mixing(batch_size)}"
+
+
+def _mixing(batch_size: int) -> str:
+    """Markdown: persons in a batch of one epoch by block, where the pairs of a person stand together in a shard."""
+    together = [number // TOGETHER for number in range(MIXED)]
+    rows = datasets.Dataset.from_dict(
+        {"caption": [str(person) for person in together], "person_id": together, "image": [None] * MIXED}
+    )
+    stream = rows.cast_column("image", datasets.Image()).to_iterable_dataset(SHARDS)
+    orders = {
+        f"block {block}": [pair.row["person_id"] for pair in StreamedPairs(stream, block)]
+        for block in (1, 64, 1000, 10_000)
+    }
+    orders["rows drawn at random"] = [together[key.row] for key in RandomPairSampler(MIXED)]
+    table = []
+    for name, order in orders.items():
+        batches = [order[start : start + batch_size] for start in range(0, MIXED - batch_size + 1, batch_size)]
+        table.append([name, f"{sum(len(set(batch)) for batch in batches) / len(batches):.1f}"])
+    return markdown_table([f"persons in a batch of {batch_size}", "mean"], table)
 
 
 def _photos(root: Path) -> list[tuple[bytes, str]]:
