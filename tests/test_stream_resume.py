@@ -7,6 +7,7 @@ from accelerate.data_loader import IterableDatasetShard
 from torch.utils.data import DataLoader
 from training_run import make_trainer
 
+from modeling_amns import load_pairs
 from modeling_amns.data.streamed import Reading, StreamedPairs
 
 FEATURES = datasets.Features(
@@ -126,3 +127,18 @@ def test_a_stream_that_has_a_shuffle_buffer_is_not_mixed_in_blocks_as_well(tmp_p
 def test_streams_of_few_pairs_and_fewer_shards_than_workers_are_given_whole(pairs, shards, workers):
     stream = a_stream(7).take(pairs) if shards == 1 else a_stream(shards, pairs=pairs)
     assert sorted(captions(StreamedPairs(stream, 50), 1, workers)) == list(range(pairs))
+
+
+@pytest.mark.parametrize("block", [1, 6])
+def test_rows_of_load_pairs_are_given_as_they_are_and_equal_those_that_datasets_casts(tmp_path, block):
+    rows = [row | {"image": {"bytes": b"image", "path": None}} for row in numbered([(0, 30)])]
+    source = datasets.Dataset.from_list(rows, features=FEATURES).to_iterable_dataset(4)
+    plain = load_pairs(source, streaming=True)
+    # Once something was done to a stream, here nothing that matters, its rows are left to `datasets`.
+    cast = plain.cast_column("image", datasets.Image(decode=False))
+    one, other = StreamedPairs(plain, block, seed=1), StreamedPairs(cast, block, seed=1)
+    assert one.plain and not other.plain
+    for epoch in (0, 2):
+        one.set_epoch(epoch)
+        other.set_epoch(epoch)
+        assert [(p.row, p.key, p.read) for p in one] == [(p.row, p.key, p.read) for p in other]

@@ -73,6 +73,13 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
     return made
 
 
+def gives_plain_rows(stream: datasets.IterableDataset) -> bool:
+    """Whether the rows of a stream are made here, with undecoded images, and nothing was done to them since."""
+    made = getattr(stream._ex_iterable, "function", None) is _to_pairs
+    form = getattr(stream._formatting, "format_type", None)
+    return made and stream.features == columns(STREAM_COLUMNS) and form is None
+
+
 # A file, and of Parquet which of its row groups.
 _Shard: TypeAlias = tuple[Path, int | None]
 
@@ -193,4 +200,4 @@ def _image_of_table(value: object, name: str, images: ImageFolder) -> Image:
     return {"bytes": None, "path": os.path.join(images.root, path)}, path
 
 
-__all__ = ["stream_pairs"]
+__all__ = ["STREAM_COLUMNS", "gives_plain_rows", "stream_pairs"]

@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .collator import PairPreparer, undecoded
+from .pair_stream import gives_plain_rows
 from .sampler import PairKey
 
 # So many pairs lie between two places at which a stream can be read on, where it is not mixed in longer blocks.
 BLOCK = 64
+# As `json.dumps` with that option, which makes an encoder at each call.
+_AS_JSON = json.JSONEncoder(default=str).encode
 
 
 class StreamPlace(NamedTuple):
@@ -83,7 +86,7 @@ class StreamedPairs(IterableDataset):
     """
 
     def __init__(self, dataset: datasets.IterableDataset, block: int = 1, seed: int = 0):
-        self.dataset = undecoded(dataset)
+        self.dataset, self.plain = undecoded(dataset), gives_plain_rows(dataset)
         self.block, self.seed = block, seed
         self.expected: Reading | None = None
         # So many pairs are read at the start of every pass: accelerate completes the last batch with them.
@@ -125,7 +128,7 @@ class StreamedPairs(IterableDataset):
         """The pairs of a worker from a place on, or from the start."""
         row, read = (first, 0) if place is None else place[:2]
         epoch, resumes = self.epoch, can_resume(self.dataset)
-        stream = self._dealt(epoch) if self.block > 1 else self.dataset
+        stream = self._opened(epoch)
         # A state is used for as long as it is that of the epoch.
         stream.load_state_dict({"epoch": -1} if place is None else json.loads(place.state))
         source, size = iter(stream), self.block if self.block > 1 else BLOCK
@@ -143,13 +146,21 @@ class StreamedPairs(IterableDataset):
             if after is not None:
                 place = StreamPlace(row, read, after)
 
-    def _dealt(self, epoch: int) -> datasets.IterableDataset:
-        """The stream with its shards in the order of an epoch, which `datasets` gives with a buffer only."""
+    def _opened(self, epoch: int) -> datasets.IterableDataset:
+        """The stream of an epoch; under `block` shards have an order that `datasets` gives with a buffer only."""
+        if self.block == 1 and not self.plain:
+            return self.dataset
         # A stream of its own with an epoch of its own: some versions of `datasets` reorder shards by it as well.
         stream = self.dataset.with_format(None)
         stream._formatting, stream._ex_iterable = self.dataset._formatting, self.dataset._ex_iterable
+        if self.plain:
+            # Else each row is written and read once more to be what it is.
+            stream._info.features = stream._formatting = None
+        if self.block == 1:
+            stream.set_epoch(epoch)
+            return stream
         # What `skip` and `take` cut off depends on the order: they refuse another one, or keep it.
-        refused = getattr(datasets.iterable_dataset, "DataSourcesShufflingDisallowed", ())
+        refused: Any = getattr(datasets.iterable_dataset, "DataSourcesShufflingDisallowed", ())
         with contextlib.suppress(refused):
             generator = np.random.default_rng([self.seed, epoch])
             stream._ex_iterable = self.dataset._ex_iterable.shuffle_data_sources(generator)
@@ -211,7 +222,7 @@ def _with_pair(read: int, row: Mapping[str, Any]) -> int:
             size = os.stat(path).st_size
     name = os.path.basename(row.get("image_path") or path or "")
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(json.dumps([read, row["caption"], row["person_id"], name, size], default=str).encode())
+    digest.update(_AS_JSON([read, row["caption"], row["person_id"], name, size]).encode())
     digest.update(content or b"")
     return int.from_bytes(digest.digest(), "little", signed=True)
 
