@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from .configuration_amns import AMNSConfig
 from .data.long_captions import REFUSE, WINDOWS, count_long, refuse_long
+from .data.streamed import can_resume
 from .data.tables import has_persons
 from .extras import require
 from .losses import IDENTITY
@@ -76,6 +77,11 @@ def check_training_set(
                     f"{name} needs to know all rows, and a stream is read in its own order. Load the training set "
                     "with streaming=False, or leave the option out."
                 )
+        if args.stream_shuffle_block > 1 and not can_resume(dataset):
+            raise ValueError(
+                f"stream_shuffle_block {args.stream_shuffle_block} mixes the stream, which has a shuffle buffer of "
+                "its own already. Leave .shuffle() out: what lies in its buffer is lost where a run is resumed."
+            )
         return
     if args.stream_shuffle_block > 1:
         raise ValueError(

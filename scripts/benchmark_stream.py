@@ -1,12 +1,15 @@
 """What `benchmark.py stream` compares: pairs of Parquet shards by rows of a cache, and as a stream; and its memory."""
 
+import functools
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch.utils.data import DataLoader
 
 from modeling_amns import AMNSProcessor, load_pairs, make_synthetic_benchmark
@@ -22,50 +25,75 @@ if __package__:
 else:
     from benchmark_timing import side_by_side
 
-SHARDS, BLOCK = 16, 2048
-# Of the pairs whose time is taken, and of the many whose memory is.
-SIZE, SMALL = (384, 128), (64, 24)
+SHARDS, BLOCK, SIZE = 16, 2048, (384, 128)
+# Of the pairs of a long stream, which are read and not prepared.
+SMALL = (128, 48)
+# Of the stream whose mixing is counted: pairs, and how many of a person stand together.
+MIXED, TOGETHER = 32_000, 20
 
 
 def stream_report(timed: int, long: int, batch_size: int, repeats: int) -> str:
-    """Markdown: seconds of both loaders in turns in one process, from Parquet to uint8 batches; then memory.
+    """Markdown: CPU time of the loaders in turns on one thread, from Parquet to uint8 batches; memory; mixing.
 
     Args:
         timed: pairs of a pass whose time is taken.
-        long: pairs of the stream whose memory is taken.
+        long: pairs of the stream whose memory is taken; it is read by batches and not prepared.
         batch_size: pairs of a batch.
         repeats: rounds; the median counts.
     """
-    with tempfile.TemporaryDirectory() as root:
-        photos = _photos(Path(root), SIZE)
-        short = _write(Path(root) / "short", photos, timed)
-        rows = load_pairs(_open(short, Path(root), streaming=False))
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        short = _write(root / "short", _photos(root / "large", SIZE), timed)
+        rows = load_pairs(_open(short, root, streaming=False))
         processor = AMNSProcessor.from_captions(rows["caption"][:1000], SIZE)
         preparer = PairPreparer(processor, Augmentation())
         collate = PairCollator(processor.tokenizer.pad_token_id, processor.padded_length)
-        by_row = DataLoader(
-            TrainingPairs(rows, preparer), batch_size, sampler=RandomPairSampler(timed), collate_fn=collate
-        )
-
-        def streamed(folder: Path) -> DataLoader:
-            stream = load_pairs(_open(folder, Path(root), streaming=True), streaming=True)
-            return DataLoader(StreamedPairs(stream, BLOCK), batch_size, collate_fn=StreamCollator(collate, preparer))
-
-        by_stream = streamed(short)
-        work: dict[str, Callable[[], None]] = {
-            "rows of a cache": lambda: _read(by_row),
-            "stream": lambda: _read(by_stream),
+        streams = {
+            "stream": load_pairs(f"{short}/*.parquet", streaming=True),
+            "stream opened by datasets": load_pairs(_open(short, root, streaming=True), streaming=True),
         }
-        seconds = side_by_side(work, repeats)
+        loaders = {
+            "rows of a cache": DataLoader(
+                TrainingPairs(rows, preparer), batch_size, sampler=RandomPairSampler(timed), collate_fn=collate
+            )
+        }
+        for name, stream in streams.items():
+            pairs = StreamedPairs(stream, BLOCK)
+            loaders[name] = DataLoader(pairs, batch_size, collate_fn=StreamCollator(collate, preparer))
+        work: dict[str, Callable[[], None]] = {
+            name: functools.partial(_read, loader) for name, loader in loaders.items()
+        }
+        seconds = side_by_side(work, repeats, time.process_time)
         table = [
             [name, f"{timed / value:.0f}", f"{seconds['rows of a cache'] / value:.2f}"]
             for name, value in seconds.items()
         ]
         figures = markdown_table([f"{timed} pairs at {SIZE[0]}x{SIZE[1]}", "pairs per second", "relative"], table)
-        tenth, whole = _memory(
-            streamed(_write(Path(root) / "long", _photos(Path(root) / "small", SMALL), long)), long // batch_size
-        )
-    return f"{figures}\npeak memory over {long:,} pairs: {tenth} MiB in their first tenth, {whole} MiB in the rest"
+        files = _write(root / "long", _photos(root / "small", SMALL), long)
+        pairs = StreamedPairs(load_pairs(f"{files}/*.parquet", streaming=True), BLOCK)
+        tenth, whole = _memory(DataLoader(pairs, batch_size, collate_fn=len), long // batch_size)
+    memory = f"peak memory over {long:,} pairs: {tenth} MiB in their first tenth, {whole} MiB in the rest"
+    return f"{figures}\n{memory}\n\n{_mixing(batch_size)}"
+
+
+def _mixing(batch_size: int) -> str:
+    """Markdown: persons in a batch of one epoch by block, where the pairs of a person stand together in a shard."""
+    together = [number // TOGETHER for number in range(MIXED)]
+    rows = datasets.Dataset.from_dict(
+        {"caption": [str(person) for person in together], "person_id": together, "image": [None] * MIXED}
+    )
+    stream = rows.cast_column("image", datasets.Image()).to_iterable_dataset(SHARDS)
+    orders = {
+        f"block {block}": [pair.row["person_id"] for pair in StreamedPairs(stream, block)]
+        for block in (1, 64, 1000, 10_000)
+    }
+    orders["rows drawn at random"] = [together[key.row] for key in RandomPairSampler(MIXED)]
+    table = []
+    for name, order in orders.items():
+        batches = [order[start : start + batch_size] for start in range(0, MIXED - batch_size + 1, batch_size)]
+        table.append([name, f"{sum(len(set(batch)) for batch in batches) / len(batches):.1f}"])
+    return markdown_table([f"persons in a batch of {batch_size}", "mean"], table)
 
 
 def _photos(root: Path, size: tuple[int, int]) -> list[tuple[bytes, str]]:

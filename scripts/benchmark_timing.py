@@ -9,17 +9,19 @@ import torch
 from modeling_amns.markdown import markdown_table
 
 
-def side_by_side(work: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+def side_by_side(
+    work: dict[str, Callable[[], None]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each piece of work, taken in turns so that a slow moment hits all of them."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for repeat in range(repeats + 1):
         for name, function in work.items():
-            start = time.perf_counter()
+            start = clock()
             function()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if repeat:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

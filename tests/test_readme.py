@@ -10,6 +10,7 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 from transformers import HfArgumentParser
@@ -99,6 +100,14 @@ def folder(tmp_path_factory) -> Path:
         table = csv.writer(file)
         table.writerow(["image", "text", "person", "split"])
         table.writerows([r["file_path"], r["captions"][0], r["id"], r["split"]] for r in records)
+    (folder / "shards").mkdir()
+    for shard in range(3):
+        rows = [
+            {"image": r["file_path"], "text": r["captions"][0], "person": r["id"]}
+            for r in records[shard::3]
+            if r["split"] == "train"
+        ]
+        datasets.Dataset.from_list(rows).to_parquet(str(folder / "shards" / f"{shard}.parquet"), batch_size=4)
     (folder / "photos").mkdir()
     for place in range(3):
         with Image.open(benchmark / "imgs" / records[place]["file_path"]) as image:

@@ -4,13 +4,12 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 
 from .files import ImageFolder, check_place
 from .pair_files import Columns, read_rows, same_kind, to_records
-from .pair_sources import Opened, open_parquet
+from .pair_sources import Opened, open_parquets
 from .records import TRUTH, Record, check_duplicates, check_truth, reporter, split_name
 
 
@@ -49,16 +48,16 @@ def read_pairs(
         ValueError: a column is missing, it is unclear which rows are wanted, or a row is not what it should be.
     """
     title, data, key = opened.title, opened.data, ""
-    if isinstance(data, Path) and data.suffix.lower() == ".parquet":
-        data = open_parquet(data, names.image)
+    if isinstance(data, tuple) and data[0].suffix.lower() == ".parquet":
+        data = open_parquets(data, names.image)
     if isinstance(data, datasets.IterableDataset):
         raise ValueError(f"{title} is a stream; pass streaming=True, or a data set that can be read by row number.")
     if isinstance(data, datasets.Dataset):
         found, key = data.column_names, data._fingerprint
         rows: Iterable[dict] = data
     else:
-        key = hashlib.sha256(data.read_bytes()).hexdigest()
-        rows = read_rows(data)
+        key = " ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in data)
+        rows = itertools.chain.from_iterable(map(read_rows, data))
         first = next(iter(rows), None)
         if first is None:
             raise ValueError(f"{title} has no rows; expected one for each pair of image and caption.")

@@ -1,5 +1,6 @@
 """Where own pairs lie: the table, the data set or the split that a user's source means, opened and not yet read."""
 
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ class Opened:
 
     Attributes:
         title: what errors call it.
-        data: a table file, or a `datasets` object.
+        data: table files of one kind, the shards of one table, or a `datasets` object.
         image_root: folder of the images that are given as paths.
         whole: whether it is a split by itself, whatever its columns say.
         places: folders in which the images of an `Image` column lie that are given as paths; None where the data set
@@ -36,7 +37,7 @@ class Opened:
     """
 
     title: str
-    data: Path | Data
+    data: tuple[Path, ...] | Data
     image_root: Path
     whole: bool
     places: tuple[Path, ...] | None = None
@@ -69,8 +70,8 @@ def open_source(source: Source, split: str | None, image_root: str | Path | None
     if isinstance(data, datasets.Dataset) and data.format["type"] is not None:
         # Rows are read as Python's own types, whatever the data set shows to others.
         data = data.with_format(None)
-    if isinstance(data, Path):
-        title = str(data)
+    if isinstance(data, tuple) and len(data) == 1:
+        title = str(data[0])
     return Opened(title, data, root, whole, places)
 
 
@@ -88,6 +89,22 @@ def open_splits(source: Source, image_root: str | Path | None) -> list[tuple[str
     places = _places(source, root)
     opened = [(split, open_source(data, split, root)) for split, _ in found]
     return [(split, one if places is None else replace(one, places=places)) for split, one in opened]
+
+
+def open_parquets(files: tuple[Path, ...], image: str) -> datasets.Dataset:
+    """The shards of a table one after the other, as `open_parquet` opens each; a ValueError where they differ."""
+    parts = [open_parquet(file, image) for file in files]
+    for file, part in zip(files, parts):
+        if part.features != parts[0].features:
+            raise ValueError(
+                f"{file} has other columns than {files[0]}: {_types(part)}, there {_types(parts[0])}. Write all "
+                "shards of a table with the same columns and types."
+            )
+    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+
+
+def _types(data: datasets.Dataset) -> str:
+    return ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in data.features.items())[:300]
 
 
 def open_parquet(file: Path, image: str) -> datasets.Dataset:
@@ -132,8 +149,8 @@ def _pick(source: Mapping[str, T], split: str | None) -> T:
     return found[split]
 
 
-def _resolve(source: Source, streaming: bool) -> Path | Data | Mapping[str, Data]:
-    """The table file that a path means, or a `datasets` object."""
+def _resolve(source: Source, streaming: bool) -> tuple[Path, ...] | Data | Mapping[str, Data]:
+    """The table files that a path means, or a `datasets` object."""
     if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
         return source
     if not isinstance(source, (str, Path)):
@@ -143,18 +160,23 @@ def _resolve(source: Source, streaming: bool) -> Path | Data | Mapping[str, Data
             f"The source is {'a DataFrame' if frame else describe(source)}, expected a file, a folder, a Hub id, a "
             f"datasets object or a dictionary of these by split{hint}."
         )
+    path = Path(source).expanduser()
+    if is_pattern(source):
+        return _shards(str(source), glob.glob(str(path), recursive=True))
     file = _table_file(source)
     if file is not None:
-        return file
-    path = Path(source).expanduser()
+        return (file,)
     if path.is_dir():
         try:
             return datasets.load_from_disk(str(path))
         except FileNotFoundError:
+            if tables := [str(file) for file in path.iterdir() if file.suffix.lower() == ".parquet"]:
+                return _shards(str(path), tables)
             there = sorted(entry.name for entry in os.scandir(path))[:6]
             raise FileNotFoundError(
-                f"{path} holds neither a data set written by save_to_disk nor metadata.csv, .jsonl or .parquet; "
-                f"it has {', '.join(there) or 'nothing'}. Pass the table with the captions itself."
+                f"{path} holds neither a data set written by save_to_disk nor metadata.csv, .jsonl or .parquet, nor "
+                f"shards of Parquet; it has {', '.join(there) or 'nothing'}. Pass the table with the captions itself, "
+                "or a pattern of tables as 'FOLDER/*.jsonl'."
             ) from None
     if is_hub_id(str(source)):
         return datasets.load_dataset(str(source), streaming=streaming)
@@ -176,12 +198,38 @@ def _table_file(source: str | Path) -> Path | None:
     return None
 
 
+def is_pattern(source: str | Path) -> bool:
+    """Whether a path stands for several (`shards/*.parquet`); one that is there stands for itself."""
+    return glob.has_magic(str(source)) and not Path(source).expanduser().exists()
+
+
+def _shards(source: str, found: list[str]) -> tuple[Path, ...]:
+    """Files of one table in the order of their names."""
+    files = tuple(Path(name) for name in sorted(found))
+    if not files:
+        raise FileNotFoundError(f"There is no file {source}; write the pattern in quotes, so that no shell reads it.")
+    kinds = sorted({file.suffix.lower() for file in files})
+    if kinds == [".tar"]:
+        raise ValueError(
+            f"{source} are archives; open them with datasets.load_dataset('webdataset', data_files=..., "
+            "streaming=True) and pass that to load_pairs(..., streaming=True)."
+        )
+    if len(kinds) > 1 or kinds[0] not in TABLES:
+        raise ValueError(
+            f"{source} are files of {' and '.join(map(repr, kinds))}; expected one of {', '.join(TABLES)}."
+        )
+    odd = [file for file in files if not file.is_file()]
+    if odd:
+        raise ValueError(f"{odd[0]}, one of {source}, is no regular file.")
+    return files
+
+
 def _image_root(image_root: str | Path | None, source: Source, data: object) -> Path:
     """The folder of images given as paths: that of the table, a folder itself, else where the program runs."""
     if image_root is not None:
         return Path(image_root).expanduser()
-    if isinstance(data, Path):
-        return data.parent
+    if isinstance(data, tuple):
+        return Path(os.path.commonpath([file.parent for file in data]))
     if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
         return Path(source).expanduser()
     return Path.cwd()
@@ -201,4 +249,15 @@ def hub_caches() -> tuple[Path, ...]:
     return tuple(map(Path, (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)))
 
 
-__all__ = ["Data", "Opened", "Source", "hub_caches", "is_hub_id", "open_parquet", "open_source", "open_splits"]
+__all__ = [
+    "Data",
+    "Opened",
+    "Source",
+    "hub_caches",
+    "is_hub_id",
+    "is_pattern",
+    "open_parquet",
+    "open_parquets",
+    "open_source",
+    "open_splits",
+]

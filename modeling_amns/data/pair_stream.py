@@ -1,11 +1,12 @@
 """Pairs that are read when they are needed: tables too large for a cache, data sets too large for a disk."""
 
+import contextlib
 import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import PIL.Image
@@ -22,6 +23,8 @@ from .tables import NO_PERSONS, columns
 STREAM_COLUMNS = ("image", "caption", "person_id", "image_path")
 # Rows that are made pairs at once.
 _BATCH = 64
+# Of a row of a table: file and number, for error messages.
+_PLACE = "__place__"
 
 Image = tuple[dict[str, Any], str]
 
@@ -40,11 +43,12 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
     read_image: Callable[[object], Image] = functools.partial(
         _image_of_table, name=names.image, images=ImageFolder(opened.image_root)
     )
-    if isinstance(data, Path):
-        first = next(_table_rows(data), None)
-        # A tuple: lists would be shared out among the readers as shards.
+    if isinstance(data, tuple):
+        # A list is shared out among the readers, a shard is one of its items; a tuple is given to each.
+        shards = [shard for file in data for shard in _shards_of(file)]
+        first = next(_table_rows(shards), None)
         wanted = (*names.needed, names.split)
-        stream = datasets.IterableDataset.from_generator(_only, gen_kwargs={"file": data, "wanted": wanted})
+        stream = datasets.IterableDataset.from_generator(_only, gen_kwargs={"shards": shards, "wanted": wanted})
     else:
         stream = data.to_iterable_dataset() if isinstance(data, datasets.Dataset) else data.with_format(None)
         if stream.features is not None and isinstance(stream.features.get(names.image), datasets.Image):
@@ -53,13 +57,13 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
         first = next(iter(stream), None)
     if first is None:
         raise ValueError(f"{title} has no rows.")
-    chosen = names.chosen(names.check(first, title), opened.whole, split, title)
+    chosen = names.chosen(names.check([name for name in first if name != _PLACE], title), opened.whole, split, title)
     made = stream.map(
         _to_pairs,
         batched=True,
         batch_size=_BATCH,
         with_indices=True,
-        remove_columns=list(wanted) if isinstance(data, Path) else list(first),
+        remove_columns=[*wanted, _PLACE] if isinstance(data, tuple) else list(first),
         fn_kwargs={"names": names, "title": title, "read_image": read_image, "split": chosen},
     )
     # Given to `map`, the features would count as applied, and images would not be decoded.
@@ -69,27 +73,57 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
     return made
 
 
-def _table_rows(file: Path, wanted: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a table file, of Parquet these columns only; errors name the file."""
-    if file.suffix.lower() != ".parquet":
-        yield from read_rows(file)
-        return
-    number = 0
+def gives_plain_rows(stream: datasets.IterableDataset) -> bool:
+    """Whether the rows of a stream are made here, with undecoded images, and nothing was done to them since."""
+    made = getattr(stream._ex_iterable, "function", None) is _to_pairs
+    form = getattr(stream._formatting, "format_type", None)
+    return made and stream.features == columns(STREAM_COLUMNS) and form is None
+
+
+# A file, and of Parquet which of its row groups.
+_Shard: TypeAlias = tuple[Path, int | None]
+
+
+@contextlib.contextmanager
+def _reading_parquet(file: Path, number: list[int]) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """An open file; errors name it and the row before them, the last of `number`."""
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            there = [name for name in table.schema_arrow.names if wanted is None or name in wanted]
-            for batch in table.iter_batches(batch_size=_BATCH, columns=there):
-                for row in batch.to_pylist():
-                    yield row
-                    number += 1
+            yield table
     except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
-        raise ValueError(f"{file} cannot be read as Parquet, after row {number}: {in_short(error)}") from error
+        raise ValueError(f"{file} cannot be read as Parquet, after row {number[-1]}: {in_short(error)}") from error
 
 
-def _only(file: Path, wanted: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _shards_of(file: Path) -> list[_Shard]:
+    """What readers share out of a file: of Parquet its row groups; any other is read from its start, so it is one."""
+    if file.suffix.lower() != ".parquet":
+        return [(file, None)]
+    with _reading_parquet(file, [0]) as table:
+        return [(file, group) for group in range(table.num_row_groups)]
+
+
+def _table_rows(shards: list[_Shard], wanted: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of shards with their places, of Parquet these columns only."""
+    for file, group in shards:
+        if group is None:
+            for number, row in enumerate(read_rows(file)):
+                yield row | {_PLACE: f"{file}, row {number}"}
+            continue
+        done = [0]
+        with _reading_parquet(file, done) as table:
+            groups = table.metadata
+            done.append(sum(groups.row_group(before).num_rows for before in range(group)))
+            there = [name for name in table.schema_arrow.names if wanted is None or name in wanted]
+            for batch in table.iter_batches(batch_size=_BATCH, row_groups=[group], columns=there):
+                for row in batch.to_pylist():
+                    yield row | {_PLACE: f"{file}, row {done[-1]}"}
+                    done[-1] += 1
+
+
+def _only(shards: list[_Shard], wanted: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The wanted columns of every row, so that all rows have the same; what a row lacks is null."""
-    for row in _table_rows(file, wanted):
-        yield {name: row.get(name) for name in wanted}
+    for row in _table_rows(shards, (*wanted, _PLACE)):
+        yield {name: row.get(name) for name in (*wanted, _PLACE)}
 
 
 def _to_pairs(
@@ -112,7 +146,8 @@ def _to_pairs(
                 person = _class_of(row[names.person_id], names.person_id)
             captions = names.captions_of(row)
         except ValueError as error:
-            raise ValueError(f"{title}, row {number} (counted from 0): {error}.") from None
+            place = row.get(_PLACE) or f"{title}, row {number}"
+            raise ValueError(f"{place} (counted from 0): {error}.") from None
         for caption in captions:
             for name, value in zip(STREAM_COLUMNS, (image, caption, person, path)):
                 made[name].append(value)
@@ -165,4 +200,4 @@ def _image_of_table(value: object, name: str, images: ImageFolder) -> Image:
     return {"bytes": None, "path": os.path.join(images.root, path)}, path
 
 
-__all__ = ["stream_pairs"]
+__all__ = ["STREAM_COLUMNS", "gives_plain_rows", "stream_pairs"]

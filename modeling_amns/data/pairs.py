@@ -32,7 +32,9 @@ def load_pairs(
     Args:
         source: one of
             - a `.csv`, `.tsv`, `.json`, `.jsonl` or `.parquet` file, a row for each pair, with paths of images;
-            - a folder with such a file named `metadata.*`;
+            - several of one kind as a pattern, `shards/*.parquet`, in the order of their names; rows of a stream are
+              shared out by file, of Parquet by row group;
+            - a folder with such a file named `metadata.*`, or with shards of Parquet;
             - a folder written by `save_to_disk`, or a `datasets` object; images as paths or as an `Image` column;
             - the id of a data set on the Hub;
             - `{"train": SOURCE, "test": SOURCE}`, where each split has a source of its own.

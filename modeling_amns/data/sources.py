@@ -8,7 +8,7 @@ import datasets
 from .benchmarks import BENCHMARKS, load_benchmark
 from .hub_benchmarks import is_on_hub, names_owner
 from .pair_files import Columns
-from .pair_sources import is_hub_id
+from .pair_sources import is_hub_id, is_pattern
 from .pairs import load_pairs
 
 # In the place of a column's name: there is none.
@@ -41,7 +41,10 @@ class SourceArguments:
     )
     pairs: str | None = field(
         default=None,
-        metadata={"help": "Own pairs instead of a benchmark: CSV, JSONL, Parquet, folder, or Hub data set."},
+        metadata={
+            "help": "Own pairs instead of a benchmark: CSV, JSONL, Parquet, a pattern of such files in quotes, "
+            "folder, or Hub data set."
+        },
     )
     image_root: str | None = field(default=None, metadata={"help": "Folder of own images; default that of the file."})
     image_column: str = field(default="image", metadata={"help": "Column of own pairs that holds image or path."})
@@ -86,6 +89,9 @@ class SourceArguments:
         if not self.pairs:
             return self.benchmark
         path = Path(self.pairs).expanduser()
+        while is_pattern(path):
+            # Shards are called by their folder.
+            path = path.parent
         # Only an id of the Hub is said in full: a path, of this machine or of another, is nobody else's business.
         return self.pairs if is_hub_id(self.pairs) and not path.exists() else path.name
 

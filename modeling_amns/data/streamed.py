@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from .collator import PairPreparer, undecoded
+from .pair_stream import gives_plain_rows
 from .sampler import PairKey
 
-# So many pairs lie between two places at which a stream can be read on.
+# So many pairs lie between two places at which a stream can be read on, where it is not mixed in longer blocks.
 BLOCK = 64
+# As `json.dumps` with that option, which makes an encoder at each call.
+_AS_JSON = json.JSONEncoder(default=str).encode
 
 
 class StreamPlace(NamedTuple):
@@ -71,18 +74,19 @@ class StreamedPairs(IterableDataset):
     Of several workers, worker w of n counts w, w + n, w + 2n, ...: each pair has a row, and so a draw, of its own.
     Gives a `StreamedPair` for each; `None` for one that the run which is resumed has seen and that is not read again.
 
-    With `block` above 1 each worker mixes the pairs that it reads in blocks of so many. The order in a block hangs on
-    seed, epoch, worker and number of the block alone, and a stream is read on at the start of a block: unlike the
-    buffer of `datasets`, which forgets what lies in it, none is lost and none comes twice.
+    With `block` above 1 shards are dealt in another order in each epoch, and each worker mixes the pairs that it reads
+    in blocks of so many. The order in a block hangs on seed, epoch, worker and number of the block alone, and a stream
+    is read on at the start of a block: unlike the buffer of `datasets`, which forgets what lies in it, none is lost
+    and none comes twice.
 
     Args:
         dataset: the stream.
         block: pairs that are mixed among themselves, undecoded in memory; 1 keeps the stream's order.
-        seed: of their order.
+        seed: of their order and that of the shards.
     """
 
     def __init__(self, dataset: datasets.IterableDataset, block: int = 1, seed: int = 0):
-        self.dataset = undecoded(dataset)
+        self.dataset, self.plain = undecoded(dataset), gives_plain_rows(dataset)
         self.block, self.seed = block, seed
         self.expected: Reading | None = None
         # So many pairs are read at the start of every pass: accelerate completes the last batch with them.
@@ -123,19 +127,44 @@ class StreamedPairs(IterableDataset):
     def _read(self, place: StreamPlace | None, first: int, step: int) -> Iterator[StreamedPair]:
         """The pairs of a worker from a place on, or from the start."""
         row, read = (first, 0) if place is None else place[:2]
-        epoch, resumes = self.epoch, _resumes(self.dataset)
+        epoch, resumes = self.epoch, can_resume(self.dataset)
+        stream = self._opened(epoch)
         # A state is used for as long as it is that of the epoch.
-        self.dataset.load_state_dict({"epoch": -1} if place is None else json.loads(place.state))
-        source, size = iter(self.dataset), self.block if self.block > 1 else BLOCK
+        stream.load_state_dict({"epoch": -1} if place is None else json.loads(place.state))
+        source, size = iter(stream), self.block if self.block > 1 else BLOCK
         while pairs := list(itertools.islice(source, size)):
             # Of the pairs before the block, and before it is given: so a place is where a block begins.
-            after = json.dumps(self.dataset.state_dict()) if resumes and len(pairs) == size else None
-            for number in self._order(len(pairs), [epoch, first, row // step // size]):
-                read = _with_pair(read, pairs[number])
-                yield StreamedPair(pairs[number], PairKey(row, epoch), read, place)
+            after = json.dumps(stream.state_dict()) if resumes and len(pairs) == size else None
+            # Taken out one by one: what was given is not held while the next block is read.
+            given = [pairs[number] for number in self._order(len(pairs), [epoch, first, row // step // size])][::-1]
+            pairs.clear()
+            while given:
+                pair = given.pop()
+                read = _with_pair(read, pair)
+                yield StreamedPair(pair, PairKey(row, epoch), read, place)
                 row += step
             if after is not None:
                 place = StreamPlace(row, read, after)
+
+    def _opened(self, epoch: int) -> datasets.IterableDataset:
+        """The stream of an epoch; under `block` shards have an order that `datasets` gives with a buffer only."""
+        if self.block == 1 and not self.plain:
+            return self.dataset
+        # A stream of its own with an epoch of its own: some versions of `datasets` reorder shards by it as well.
+        stream = self.dataset.with_format(None)
+        stream._formatting, stream._ex_iterable = self.dataset._formatting, self.dataset._ex_iterable
+        if self.plain:
+            # Else each row is written and read once more to be what it is.
+            stream._info.features = stream._formatting = None
+        if self.block == 1:
+            stream.set_epoch(epoch)
+            return stream
+        # What `skip` and `take` cut off depends on the order: they refuse another one, or keep it.
+        refused: Any = getattr(datasets.iterable_dataset, "DataSourcesShufflingDisallowed", ())
+        with contextlib.suppress(refused):
+            generator = np.random.default_rng([self.seed, epoch])
+            stream._ex_iterable = self.dataset._ex_iterable.shuffle_data_sources(generator)
+        return stream
 
     def _order(self, pairs: int, block: list[int]) -> list[int]:
         """In which a block is given; `block` says which it is: epoch, worker and number."""
@@ -168,7 +197,7 @@ class StreamCollator:
         }
 
 
-def _resumes(dataset: datasets.IterableDataset) -> bool:
+def can_resume(dataset: datasets.IterableDataset) -> bool:
     """Whether the state of a stream finds its next row again: it forgets what lies in a shuffle buffer."""
     waiting: list[object] = [getattr(dataset, "_ex_iterable", None)]
     while waiting:
@@ -193,9 +222,9 @@ def _with_pair(read: int, row: Mapping[str, Any]) -> int:
             size = os.stat(path).st_size
     name = os.path.basename(row.get("image_path") or path or "")
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(json.dumps([read, row["caption"], row["person_id"], name, size], default=str).encode())
+    digest.update(_AS_JSON([read, row["caption"], row["person_id"], name, size]).encode())
     digest.update(content or b"")
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 
-__all__ = ["Reading", "StreamCollator", "StreamPlace", "StreamedPair", "StreamedPairs"]
+__all__ = ["Reading", "StreamCollator", "StreamPlace", "StreamedPair", "StreamedPairs", "can_resume"]
