@@ -21,8 +21,6 @@ from .sampler import PairKey
 
 # So many pairs lie between two places at which a stream can be read on, where it is not mixed in longer blocks.
 BLOCK = 64
-# As `json.dumps` with that option, which makes an encoder at each call.
-_AS_JSON = json.JSONEncoder(default=str).encode
 
 
 class StreamPlace(NamedTuple):
@@ -226,7 +224,9 @@ def _with_pair(read: int, row: Mapping[str, Any]) -> int:
     # Against data that were changed, not against who wants them taken for others: a checksum is read in a third of the
     # time of a digest.
     checksum = None if content is None else (len(content), zlib.crc32(content))
-    digest.update(_AS_JSON([read, row["caption"], row["person_id"], name, size, checksum]).encode())
+    told = (read, row["caption"], row["person_id"], name, size, checksum)
+    # Of text and whole numbers alone, which `repr` writes as they are.
+    digest.update(repr(told).encode(errors="surrogatepass"))
     return int.from_bytes(digest.digest(), "little", signed=True)
 
 
