@@ -1,5 +1,6 @@
 """What `benchmark.py cache` and `metric` measure: peak memory of a training step, and of the retrieval metric."""
 
+import contextlib
 import multiprocessing
 import statistics
 import time
@@ -11,7 +12,7 @@ from modeling_amns import AMNSConfig, AMNSModel
 from modeling_amns.gradient_cache import cached_backward
 from modeling_amns.losses import bsdm, matching_loss
 from modeling_amns.markdown import markdown_table
-from modeling_amns.memory import PeakMemory, peak_memory_mb
+from modeling_amns.memory import PeakMemory
 from modeling_amns.metrics.ranking import rank_metrics
 from modeling_amns.stops import without_interrupts
 
@@ -45,7 +46,7 @@ def memory_table(sizes: dict, batch_size: int, chunk_sizes: tuple[int, ...], dev
 
 
 def metric_table(queries: int, gallery: int, repeats: int) -> str:
-    """Markdown: `rank_metrics` on random embeddings against other ways, in turns, each run in a process of its own.
+    """Markdown: `rank_metrics` on random embeddings against other ways, in turns, each way in a process of its own.
 
     Args:
         queries: rows of 512 numbers; random ones are near to each other, which costs most.
@@ -53,12 +54,12 @@ def metric_table(queries: int, gallery: int, repeats: int) -> str:
         repeats: rounds; the median counts.
     """
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in _RANKINGS}
-    for _ in range(repeats):
-        for name, runs in found.items():
-            with without_interrupts():
-                workers = multiprocessing.get_context("spawn").Pool(1)
-            with workers as pool:
-                runs.append(pool.apply(_ranking, (name, queries, gallery)))
+    with contextlib.ExitStack() as stack:
+        with without_interrupts():
+            pools = {name: stack.enter_context(multiprocessing.get_context("spawn").Pool(1)) for name in found}
+        for _ in range(repeats):
+            for name, runs in found.items():
+                runs.append(pools[name].apply(_ranking, (name, queries, gallery)))
     rows = []
     seconds = {name: statistics.median(taken for _, taken in runs) for name, runs in found.items()}
     for name, runs in found.items():
