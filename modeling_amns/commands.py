@@ -19,11 +19,24 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .demo.commands import add_demo, demo
-from .retrieval import commands
+from .retrieval.options import add_index, add_search
+
+
+def _index(options: argparse.Namespace) -> int:
+    from .retrieval.commands import index
+
+    return index(options)
+
+
+def _search(options: argparse.Namespace) -> int:
+    from .retrieval.commands import search
+
+    return search(options)
+
 
 _OWN: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int], str]] = {
-    "index": (commands.add_index, commands.index, "Embeds the images of a folder, or those that are new in it."),
-    "search": (commands.add_search, commands.search, "Finds the images of a folder that fit a sentence best."),
+    "index": (add_index, _index, "Embeds the images of a folder, or those that are new in it."),
+    "search": (add_search, _search, "Finds the images of a folder that fit a sentence best."),
     "demo": (add_demo, demo, "Shows a page that searches an indexed folder."),
 }
 

@@ -114,7 +114,9 @@ def test_duplicate_embeddings_tie_to_the_last_bit_whatever_the_block(block_size)
 
 def test_block_products_are_free_of_rounding():
     generator = torch.Generator().manual_seed(1)
-    queries, gallery = (ranking._on_grid(torch.randn(9, 512, generator=generator), "x") for _ in range(2))
+    queries, gallery = (
+        ranking._on_grid(torch.randn(9, 512, generator=generator), "x").double() / ranking._GRID for _ in range(2)
+    )
     exact = [[math.fsum(map(float.__mul__, q, g)) for g in gallery.tolist()] for q in queries.tolist()]
     assert (queries @ gallery.T).tolist() == exact
     assert [[q.flip(0) @ g.flip(0) for g in gallery] for q in queries] == exact
@@ -286,3 +288,83 @@ def test_bad_similarity_is_named():
 def test_plain_functions_do_not_import_evaluate():
     code = "import sys, modeling_amns.metrics; assert 'evaluate' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def near_cases():
+    """Gallery and queries of 64 columns by name, from well apart to hardly apart; ids four to a person."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1200, 64, generator=generator)
+    queries = torch.randn(40, 64, generator=generator)
+    twins = noise[::4].repeat_interleave(4, dim=0)
+    galleries = {
+        "apart": noise,
+        "trained": twins + 0.3 * noise,
+        "copies": noise[:400].repeat(3, 1),
+        "nearly copies": twins.double() + 1e-8 * noise,
+        "some zero": noise * (torch.arange(1200) % 9 > 0)[:, None],
+        "huge and tiny": noise.double() * 10.0 ** (torch.arange(1200.0).double() % 300 - 150)[:, None],
+        "collapsed": 1 + 1e-4 * noise,
+        "all the same": torch.ones(1200, 64),
+    }
+    return {name: (gallery, torch.cat([queries.to(gallery), gallery[:300:30]])) for name, gallery in galleries.items()}
+
+
+NEAR_CASES = near_cases()
+
+
+def counted(monkeypatch):
+    """How many blocks float64 does alone, a list that grows."""
+    blocks, original = [], ranking._Cosines._block
+    monkeypatch.setattr(ranking._Cosines, "_block", lambda self, rows: (blocks.append(rows), original(self, rows))[1])
+    return blocks
+
+
+@pytest.mark.parametrize("block_size", [1, 5000, 2**20])
+@pytest.mark.parametrize("name", NEAR_CASES)
+def test_screening_in_float32_never_changes_a_rank(name, block_size, monkeypatch):
+    gallery, queries = NEAR_CASES[name]
+    ids = torch.arange(1200) // 4
+    asked = torch.cat([torch.arange(40), torch.arange(0, 300, 30) // 4])
+    blocks = counted(monkeypatch)
+    screened = rank_queries(queries, asked, gallery, ids, block_size)
+    # Where little is near it was enough to settle single pairs; where all is near float64 did it all.
+    if block_size == 2**20 and name not in ("copies", "some zero"):
+        assert bool(blocks) == (name in ("collapsed", "all the same"))
+    # Whole numbers, without any float: the grid's own inner products.
+    grids = [ranking._on_grid(rows, "x").numpy().astype(object) for rows in (queries, gallery)]
+    by_hand = brute_force((grids[0] @ grids[1].T).tolist(), asked.tolist(), ids.tolist())
+    found = list(zip(*(x.tolist() for x in vars(screened).values()), strict=True))
+    assert found == [pytest.approx(row, abs=1e-12) for row in by_hand]
+    monkeypatch.setattr(ranking, "SCREENED", 10**9)
+    plain = rank_queries(queries, asked, gallery, ids, block_size)
+    assert all(torch.equal(value, getattr(plain, name)) for name, value in vars(screened).items())
+
+
+def test_float32_scores_lie_within_the_bound():
+    generator = torch.Generator().manual_seed(3)
+    # Sums without cancellation err most.
+    for width, sign in ((3, 0), (512, 0), (512, 1), (1100, 1)):
+        queries, gallery = (torch.randn(1000, width, generator=generator) for _ in range(2))
+        grids = [ranking._on_grid(rows.abs() if sign else rows, "x") for rows in (queries, gallery)]
+        cosines = ranking._Cosines(*grids)
+        rough = (grids[0].float() / ranking._GRID) @ cosines.rough.T
+        exact = grids[0].double() @ grids[1].double().T / ranking._GRID**2
+        assert cosines.screened and (rough.double() - exact).abs().max() < cosines.margin < 2e-5
+
+
+def test_fewer_bits_of_a_float32_product_turn_screening_off(monkeypatch):
+    rows = torch.randn(1000, 8, generator=torch.Generator().manual_seed(4))
+    ids = torch.arange(1000)
+    blocks = counted(monkeypatch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = rank_queries(rows, ids, rows.flip(0), ids)
+    assert not blocks
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        coarse = rank_queries(rows, ids, rows.flip(0), ids)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert blocks
+    for name, value in vars(rank_queries(rows, ids, rows.flip(0), ids)).items():
+        assert torch.equal(value, getattr(inside, name)) and torch.equal(value, getattr(coarse, name))

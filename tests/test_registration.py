@@ -76,6 +76,17 @@ def test_the_package_imports_nothing_optional_and_no_model_before_it_is_used():
     )
 
 
+@pytest.mark.parametrize("words", [["--help"], ["index", "--help"], ["search", "--help"], ["demo", "--help"]])
+def test_help_of_the_command_waits_for_no_library(words):
+    program = (
+        "import sys\nfrom modeling_amns.commands import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "third = {'torch', 'numpy', 'transformers', 'datasets', 'PIL', 'pyarrow', 'lancedb', 'huggingface_hub'}\n"
+        "print('found', sorted(third & set(sys.modules)))"
+    )
+    assert run(program, *words).splitlines()[-1] == "found []"
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_auto_classes_load_our_classes_whatever_is_imported_first(order, tmp_path, processor):
     tiny_retrieval_model(processor).save_pretrained(tmp_path)

@@ -4,17 +4,16 @@ import argparse
 import signal
 import sys
 
-from ..retrieval.commands import open_gallery
-from ..retrieval.opening import place_of
+from ..retrieval.options import place
 
 PORT = 7860
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """The options of `amns demo`."""
-    parser.add_argument("folder", type=place_of, help="folder of images that is indexed; or a gallery")
+    parser.add_argument("folder", type=place, help="folder of images that is indexed; or a gallery")
     parser.add_argument(
-        "--gallery", type=place_of, metavar="DIR", help="where the gallery lies, default .amns in the folder"
+        "--gallery", type=place, metavar="DIR", help="where the gallery lies, default .amns in the folder"
     )
     parser.add_argument("--model", help="checkpoint's folder, id on the Hub, or an exported model's folder")
     parser.add_argument(
@@ -40,6 +39,8 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from ..retrieval.commands import open_gallery
+
     gallery = open_gallery(options.folder, options.gallery, options.model)
     from .blocks import gradio
     from .limits import is_loopback

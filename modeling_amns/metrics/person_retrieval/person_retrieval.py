@@ -1,6 +1,7 @@
 """Text-to-image person retrieval as a metric of `evaluate`: rank1, rank5, rank10, mAP, mINP.
 
-The loader of `evaluate` reads the import lines below as text, one module a line, and copies `ranking.py` along.
+The loader of `evaluate` reads the import lines below as text, one module a line, and copies these files
+along.
 """
 
 import datasets
@@ -10,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
-from .ranking import BLOCK_SIZE, Ids, Matrix, ids_of, matrix_of, rank_metrics
+from .inputs import Ids, Matrix, ids_of, matrix_of
+from .ranking import BLOCK_SIZE, rank_metrics
 
 _DESCRIPTION = """
 Ranks a gallery of person images for each caption by cosine similarity and reports, in percent, Rank-1, Rank-5,
