@@ -318,10 +318,15 @@ def test_ctrl_c_ends_the_run_that_is_being_waited_for(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    thread.start()
     processes = RunProcesses("TEST", program=[sys.executable, str(program)])
-    with pytest.raises(KeyboardInterrupt):
-        train_folds({}, 2, tmp_path / "runs", lambda _: None, processes)
-    thread.join()
+    # A shell that starts the tests in the background has told them to ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            train_folds({}, 2, tmp_path / "runs", lambda _: None, processes)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
