@@ -27,21 +27,15 @@ class MasksPatches(EvaluatesSplits, WholeCheckpoints):
     args: AMNSTrainingArguments
     record: LossRecord
     teacher: ImageTeacher | None = None
-    # What the text encoder is given of a batch. Our collator pads on the right, where the mask changes nothing: CLIP's
-    # tokens see none behind them, SigLIP's see padding. It would cost attention its fast road, and an accelerator
-    # waits when transformers looks whether it hides anything.
-    text_inputs: tuple[str, ...] = ("input_ids",)
 
     def start_teacher(self) -> None:
         """Under AWM a new copy of the student, without AWM none."""
         args, self.teacher = self.args, None
         if args.keep_ratio < 1:
-            # A model that was loaded knows from where.
-            scratch = not getattr(self.accelerator.unwrap_model(self.model), "name_or_path", "")
             self.teacher = ImageTeacher(
                 self.student,
                 args.ema_decay,
-                scratch if args.ema_ramp is None else args.ema_ramp,
+                self.from_scratch if args.ema_ramp is None else args.ema_ramp,
                 args.mask_image_scale,
             )
 

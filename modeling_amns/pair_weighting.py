@@ -18,7 +18,7 @@ from .modeling_amns import AMNSPersonRetrievalOutput
 from .objective import LossRecord, pair_losses
 from .pair_memory import PAIRS_FILE, PairMemory
 from .pair_mixture import PairMixture, fit_pairs, guess_loss
-from .protocols import PairProcessor
+from .splits import EvaluatesSplits
 
 logger = logging.get_logger(__name__)
 
@@ -28,7 +28,7 @@ SCORES_FILE = "pair_scores.parquet"
 WARM_UP = 2
 
 
-class WeighsPairs(WholeCheckpoints):
+class WeighsPairs(EvaluatesSplits, WholeCheckpoints):
     """Remembers the loss of each pair of a training set that knows its rows, and weighs rows by it.
 
     All processes hold the same memory: at each optimizer step they exchange rows and losses, a few numbers a pair.
@@ -36,7 +36,6 @@ class WeighsPairs(WholeCheckpoints):
 
     memory: PairMemory | None = None
     mixture: PairMixture | None = None
-    text_inputs: tuple[str, ...]
     record: LossRecord
 
     # Epochs in which all rows count alike.
@@ -56,12 +55,11 @@ class WeighsPairs(WholeCheckpoints):
 
     def _epochs_before(self) -> int:
         args = self.args
-        scratch = not getattr(self.accelerator.unwrap_model(self.model), "name_or_path", "")
         if args.pair_weighting == "none":
             return WARM_UP
-        own = WARM_UP if scratch else 0
+        own = WARM_UP if self.from_scratch else 0
         epochs = own if args.pair_weighting_start is None else args.pair_weighting_start
-        if scratch and not epochs:
+        if self.from_scratch and not epochs:
             raise ValueError(
                 "pair_weighting_start 0 lets the start judge its pairs, and a model from scratch knows nothing of "
                 f"them: name a start with model_name_or_path, or leave it out ({WARM_UP} from scratch)."
@@ -94,7 +92,7 @@ class WeighsPairs(WholeCheckpoints):
 
     def _embed_whole(self, model: nn.Module, inputs: dict[str, Any]) -> AMNSPersonRetrievalOutput:
         """Both embeddings of a batch, of images as the teacher sees them, in the chunks of the gradient cache."""
-        pixels = cast(PairProcessor, self.processing_class).normalize_images(inputs["images"])
+        pixels = self.processor.normalize_images(inputs["images"])
         given = {"pixel_values": pixels, **{name: inputs[name] for name in self.text_inputs}}
         size = self.args.gradient_cache_chunk_size or len(pixels)
         parts = []

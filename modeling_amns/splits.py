@@ -35,6 +35,16 @@ def _holds_mappings(value: Mapping) -> bool:
 class EvaluatesSplits(Trainer):
     """A `Trainer` whose evaluations are retrieval: all captions of a split rank all its images."""
 
+    # What the text encoder is given of a batch. Our collator pads on the right, where the mask changes nothing: CLIP's
+    # tokens see none behind them, SigLIP's see padding. It would cost attention its fast road, and an accelerator
+    # waits when transformers looks whether it hides anything.
+    text_inputs: tuple[str, ...] = ("input_ids",)
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the model comes from nowhere: one that was loaded knows from where."""
+        return not getattr(self.accelerator.unwrap_model(self.model), "name_or_path", "")
+
     @property
     def student(self) -> MaskedEncoder:
         """The dual encoder that is trained, not wrapped."""
