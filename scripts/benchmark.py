@@ -82,7 +82,7 @@ def step(options: Options) -> None:
     work |= {
         f"keep_ratio {ratio}, mask_image_scale 0.5": (lambda ratio=ratio: train(ratio, 0.5)) for ratio in (0.7, 0.5)
     }
-    print_ratios(side_by_side(work, options.repeats), "keep_ratio 1.0", "training step")
+    print_ratios(side_by_side(work, options.repeats), "training step")
 
 
 def embed(options: Options) -> None:
@@ -100,7 +100,7 @@ def embed(options: Options) -> None:
             "AMNSModel": lambda: amns.get_image_features(pixels),
             "AMNSModel, CLS attention scores": lambda: amns.image_attention_scores(pixels),
         }
-        print_ratios(side_by_side(work, options.repeats), "transformers CLIPModel", "image encoder")
+        print_ratios(side_by_side(work, options.repeats), "image encoder")
     print(f"largest difference of the features: {difference.abs().max():.1e}")
 
 
@@ -113,9 +113,9 @@ def data(options: Options) -> None:
             make_synthetic_benchmark(root, image_size=(height, width), **people)
             train = load_benchmark("synthetic-pedes", root, "train")
             processor = AMNSProcessor.from_captions(train["caption"][:], [384, 128])
-            seconds = side_by_side(loaders(train, processor, Augmentation(), options.batch_size), options.repeats)
-            print_ratios(seconds, "plain loader", f"files of {height}x{width}")
-            rates = ", ".join(f"{name} {len(train) / value:.0f}" for name, value in seconds.items())
+            timed = side_by_side(loaders(train, processor, Augmentation(), options.batch_size), options.repeats)
+            print_ratios(timed, f"files of {height}x{width}")
+            rates = ", ".join(f"{name} {len(train) / one.seconds:.0f}" for name, one in timed.items())
             largest, mean = largest_difference(train, processor)
         print(
             f"pairs per second and core: {rates}; pixels differ by at most {largest} of 255, {mean:.2f} on average\n"

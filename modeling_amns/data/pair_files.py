@@ -60,9 +60,10 @@ class Columns:
     def captions_of(self, row: Mapping[str, object]) -> tuple[str, ...]:
         """The captions of a row, of several columns those that are filled; a ValueError says what is no caption."""
         filled = self.captions
-        if len(filled) > 1:
-            # An image without any is an error as in one column, and is said of the first.
-            filled = tuple(name for name in filled if not _is_empty(row.get(name))) or filled[:1]
+        if len(filled) == 1:
+            return captions_of(row.get(filled[0]), filled[0])
+        # An image without any is an error as in one column, and is said of the first.
+        filled = tuple(name for name in filled if not _is_empty(row.get(name))) or filled[:1]
         return tuple(caption for name in filled for caption in captions_of(row.get(name), name))
 
     def check(self, found: Iterable[str], source: str) -> bool:

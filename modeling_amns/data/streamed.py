@@ -131,15 +131,16 @@ class StreamedPairs(IterableDataset):
         # A state is used for as long as it is that of the epoch.
         stream.load_state_dict({"epoch": -1} if place is None else json.loads(place.state))
         source, size = iter(stream), self.block if self.block > 1 else BLOCK
-        while pairs := list(itertools.islice(source, size)):
+        # Told while an image is still in the processor's cache, which a block is not.
+        while pairs := [(pair, _told(pair)) for pair in itertools.islice(source, size)]:
             # Of the pairs before the block, and before it is given: so a place is where a block begins.
             after = json.dumps(stream.state_dict()) if resumes and len(pairs) == size else None
             # Taken out one by one: what was given is not held while the next block is read.
             given = [pairs[number] for number in self._order(len(pairs), [epoch, first, row // step // size])][::-1]
             pairs.clear()
             while given:
-                pair = given.pop()
-                read = _with_pair(read, pair)
+                pair, told = given.pop()
+                read = _digest(read, told)
                 yield StreamedPair(pair, PairKey(row, epoch), read, place)
                 row += step
             if after is not None:
@@ -208,8 +209,8 @@ def can_resume(dataset: datasets.IterableDataset) -> bool:
     return True
 
 
-def _with_pair(read: int, row: Mapping[str, Any]) -> int:
-    """The digest of all pairs up to one, from that of those before it.
+def _told(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """What tells a pair from others.
 
     An image that lies in the stream is compared whole, of one in a file the name and the size: it is read later.
     """
@@ -219,15 +220,18 @@ def _with_pair(read: int, row: Mapping[str, Any]) -> int:
     if content is None and path:
         with contextlib.suppress(OSError, ValueError):
             size = os.stat(path).st_size
-    name = os.path.basename(row.get("image_path") or path or "")
-    digest = hashlib.blake2b(digest_size=8)
+    name = row.get("image_path") or path or ""
     # Against data that were changed, not against who wants them taken for others: a checksum is read in a third of the
     # time of a digest.
     checksum = None if content is None else (len(content), zlib.crc32(content))
-    told = (read, row["caption"], row["person_id"], name, size, checksum)
+    return row["caption"], row["person_id"], name and os.path.basename(name), size, checksum
+
+
+def _digest(read: int, told: tuple[object, ...]) -> int:
+    """The digest of all pairs up to one, from that of those before it."""
     # Of text and whole numbers alone, which `repr` writes as they are.
-    digest.update(repr(told).encode(errors="surrogatepass"))
-    return int.from_bytes(digest.digest(), "little", signed=True)
+    digest = hashlib.blake2b(repr((read, *told)).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 __all__ = ["Reading", "StreamCollator", "StreamPlace", "StreamedPair", "StreamedPairs", "can_resume"]
