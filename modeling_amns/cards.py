@@ -217,10 +217,10 @@ def _model(folder: str | Path) -> dict[str, object]:
 
 
 def _eval_results(run: RunReport) -> list[EvalResult]:
-    if not run.benchmark:
+    if not run.measured_on:
         return []
     noise = run.noise_rate
-    each = {run.benchmark: run.figures}
+    each = {run.measured_on: run.figures}
     if run.by_benchmark:
         # Not their means: no leaderboard has them.
         best = {name: rows["best"] for name, rows in run.by_benchmark.items() if "best" in rows}
@@ -245,7 +245,7 @@ def _eval_results(run: RunReport) -> list[EvalResult]:
 
 
 def _figures(run: RunReport) -> str:
-    table = figures_table(run.rows, f"{plain(run.benchmark or 'unnamed data')}, test, percent")
+    table = figures_table(run.rows, f"{plain(run.measured_on or 'unnamed data')}, test, percent")
     weights = "The weights here are those of the last epoch; no other was selected."
     if run.selected_on:
         weights = f"The weights here are those of the best epoch. It was selected on {plain(run.selected_on)}."
@@ -256,10 +256,9 @@ def _dataset_ids(run: RunReport) -> list[str] | None:
     """Ids of data sets as the Hub knows them; a file of own pairs has none."""
     if run.benchmark is None:
         return None
-    if run.by_benchmark:
-        return [name for name in run.by_benchmark if name in BENCHMARKS] or None
-    known = _is_hub_id(run.benchmark) if run.own_pairs else run.benchmark in BENCHMARKS
-    return [run.benchmark] if known else None
+    if run.own_pairs:
+        return [run.benchmark] if _is_hub_id(run.benchmark) else None
+    return [name for name in run.benchmark.split(" + ") if name in BENCHMARKS] or None
 
 
 def _is_hub_id(name: str) -> bool:

@@ -65,18 +65,7 @@ def check_training_set(
     if not has_persons(dataset):
         refuse_person_options(args)
     if isinstance(dataset, datasets.IterableDataset):
-        sampling = {
-            "instances_per_identity": args.instances_per_identity,
-            "train_sampling_strategy group_by_length": args.train_sampling_strategy == "group_by_length",
-            f"pair_weighting {args.pair_weighting}": args.pair_weighting != "none",
-            "weighting balanced of the identity loss": args.options_of(IDENTITY).get("weighting") == "balanced",
-        }
-        for name, asked in sampling.items():
-            if asked:
-                raise ValueError(
-                    f"{name} needs to know all rows, and a stream is read in its own order. Load the training set "
-                    "with streaming=False, or leave the option out."
-                )
+        refuse_row_options(args)
         if args.stream_shuffle_block > 1 and not can_resume(dataset):
             raise ValueError(
                 f"stream_shuffle_block {args.stream_shuffle_block} mixes the stream, which has a shuffle buffer of "
@@ -114,6 +103,34 @@ def refuse_person_options(args: AMNSTrainingArguments) -> None:
                 f"person of its own. Name the column of the ids, or go without: loss_weights without {IDENTITY}, "
                 "instances_per_identity 0."
             )
+
+
+def refuse_row_options(args: AMNSTrainingArguments) -> None:
+    """A ValueError for what needs to know all rows of a training set, where it is a stream."""
+    asked = {
+        "instances_per_identity": args.instances_per_identity,
+        "train_sampling_strategy group_by_length": args.train_sampling_strategy == "group_by_length",
+        f"pair_weighting {args.pair_weighting}": args.pair_weighting != "none",
+        "weighting balanced of the identity loss": args.options_of(IDENTITY).get("weighting") == "balanced",
+    }
+    for name in asked:
+        if asked[name]:
+            raise ValueError(
+                f"{name} needs to know all rows, and a stream is read in its own order. Load the training set whole "
+                "(without streaming), or leave the option out."
+            )
+
+
+def refuse_of_stream(args: AMNSTrainingArguments) -> None:
+    """A ValueError for what a run on a stream can't do, before anything is read."""
+    refuse_row_options(args)
+    if args.max_steps <= 0:
+        raise ValueError("streaming has no end that is known: pass max_steps, which takes the place of epochs.")
+    if IDENTITY in args.weights:
+        raise ValueError(
+            f"The loss {IDENTITY} needs the number of persons, and a stream is not known before it is read. Leave it "
+            "out of loss_weights, or train in Python on a model with num_identities."
+        )
 
 
 def check_captions(dataset: object, eval_dataset: object, processor: PairProcessor) -> bool:
@@ -283,7 +300,9 @@ __all__ = [
     "check_eval_sets",
     "check_training_set",
     "prepare_model",
+    "refuse_of_stream",
     "refuse_person_options",
+    "refuse_row_options",
     "refuse_sharded_parameters",
     "refuse_trainer_arguments",
 ]

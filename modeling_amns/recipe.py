@@ -9,7 +9,7 @@ import platform
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import accelerate
 import datasets
@@ -30,7 +30,7 @@ from .adapters import (
 )
 from .cards import PICTURES
 from .checkpoints import asked_for, missing_parts
-from .contract import refuse_person_options
+from .contract import refuse_of_stream, refuse_person_options
 from .curves import draw_training
 from .data.benchmarks import dropped_pairs
 from .data.folds import leave_out, pairs_digest, read_fold
@@ -51,7 +51,7 @@ from .run_arguments import DataArguments, ModelArguments, parse_arguments
 from .run_folder import check_wishes, locked, refuse_used
 from .run_options import check_selection, read_recipe
 from .run_record import read_record
-from .starts import build, check_positions
+from .starts import build, captions_of, check_positions
 from .trainer import AMNSTrainer
 from .training_args import AMNSTrainingArguments
 from .visualization import draw_masks, draw_pair_losses, ranking_picture
@@ -105,6 +105,8 @@ def run(data: DataArguments, start: ModelArguments, args: AMNSTrainingArguments)
     check_adapter_options(start)
     if not data.names_persons:
         refuse_person_options(args)
+    if data.streaming:
+        refuse_of_stream(args)
     resumes = bool(asked_for(args.resume_from_checkpoint))
     check_wishes(resumes, args.overwrite_output_dir, folder, start.model_name_or_path)
     if not resumes and not args.overwrite_output_dir:
@@ -128,12 +130,12 @@ def _run(
         # Before the data, which may take minutes to read; how many persons they show is known only then.
         check_positions(start, load_start(start.model_name_or_path, AMNSModel))
     parts = data.load_parts()
-    train = join_pairs(parts) if data.joint else next(iter(parts.values()))
-    noise_rate = _noise_share(train)
+    train: Any = join_pairs(cast(Any, parts)) if data.joint else next(iter(parts.values()))
+    noise_rate = 0.0 if data.streaming else _noise_share(train)
     tests, selecting = data.load_sets("test"), data.load_sets()
-    first = next(iter(tests))
+    first, several = next(iter(tests)), len(tests) > 1
     # Whose classes are whose.
-    persons = {"persons": persons_of(parts)} if data.joint else {}
+    persons = {"persons": persons_of(cast(Any, parts))} if data.joint else {}
     # Also with persons left out: their classes stay empty, and all folds have the same model.
     num_identities = max(train["person_id"][:]) + 1 if IDENTITY in args.weights else 0
     left_out: dict[str, Any] = {"left_out_fold": None}
@@ -142,16 +144,16 @@ def _run(
         train = leave_out(train, read_fold(data.left_out_fold))
     # The same start in every process and run, whatever was drawn before.
     torch.manual_seed(args.seed)
-    model, processor = build(start, train["caption"][:], num_identities)
+    model, processor = build(start, [] if start.model_name_or_path else captions_of(train), num_identities)
     # Read last, and never in vain.
     for name, test in tests.items():
-        title = f"Queries of the test split of {name}" if data.joint else "Queries of the test split"
+        title = f"Queries of the test split of {name}" if several else "Queries of the test split"
         refuse_long(processor, test["queries"]["caption"][:], title, "query")
     trainer = AMNSTrainer(
         add_adapters(model, start) if start.use_peft else model,
         args,
         train_dataset=train,
-        eval_dataset=selecting if data.joint else selecting[first],
+        eval_dataset=selecting if several else selecting[first],
         processing_class=processor,
     )
     trainer.run_options = _deciding(data, start) | left_out | persons | {"long_captions": processor.long_captions}
@@ -161,13 +163,14 @@ def _run(
     report = RunReport(
         benchmark=data.name,
         own_pairs=bool(data.pairs),
+        evaluated_on=data.evaluated_on,
         noise_rate=noise_rate,
         noise_seed=None if data.noise_file else data.noise_seed,
         noise_file=Path(data.noise_file).name if data.noise_file else None,
         losses=args.weights,
         best=best.mean,
         last=last.mean,
-        by_benchmark={name: {"best": best.each[name], "last": last.each[name]} for name in tests if data.joint},
+        by_benchmark={name: {"best": best.each[name], "last": last.each[name]} for name in tests if several},
         selected_on=_selected_on(trainer, data.selection_split) if selected else None,
         dropped_pairs={
             "train": dropped_pairs(train),
@@ -316,6 +319,7 @@ def _configuration(start: ModelArguments, args: AMNSTrainingArguments, processor
 def _deciding(data: DataArguments, start: ModelArguments) -> dict[str, Any]:
     """What decides a run besides the trainer's arguments; where data and start lie does not."""
     options = {name: getattr(data, name) for name in ("noise_rate", "noise_seed", "on_missing", "selection_split")}
+    options |= {"eval_benchmark": data.evaluated_on, "streaming": data.streaming}
     options |= {"benchmark": data.name, "noise_file": Path(data.noise_file).name if data.noise_file else None}
     return options | {option.name: getattr(start, option.name) for option in fields(AdapterArguments)}
 

@@ -71,13 +71,15 @@ class RunReport:
     Args:
         benchmark: name of the data: a benchmark, or own pairs by the name of their file or their id on the Hub.
         own_pairs: whether they are the user's own, whatever they are called.
+        evaluated_on: benchmarks whose figures these are, joined by a plus; `None` where they are of the same data.
         noise_rate: share of the training captions that were moved on purpose, in [0, 1).
         noise_seed, noise_file: by which chance, or by which published index file.
         losses: weight of each loss.
         best: figures of the weights beside the report, which are those of the selected epoch, or of the last where
             none was selected.
         last: figures of the last epoch.
-        by_benchmark: of a run on several benchmarks `best` and `last` of each by its name; above are then their means.
+        by_benchmark: where several benchmarks are evaluated `best` and `last` of each by its name; above are their
+            means.
         selected_on: split and figure that selected the best epoch, `"val rank1"`; `None` where none was selected.
         dropped_pairs: pairs without an image that were left out, by split.
         start: what the weights started from.
@@ -107,6 +109,7 @@ class RunReport:
 
     benchmark: str | None = None
     own_pairs: bool = False
+    evaluated_on: str | None = None
     noise_rate: float | None = None
     noise_seed: int | None = None
     noise_file: str | None = None
@@ -130,6 +133,11 @@ class RunReport:
     def figures(self) -> dict[str, float]:
         """The figures of the weights beside the report, by name, in percent; those that were measured."""
         return {name: self.best[name] for name in METRICS if name in self.best}
+
+    @property
+    def measured_on(self) -> str | None:
+        """Name of the data whose figures these are."""
+        return self.evaluated_on or self.benchmark
 
     @property
     def synthetic(self) -> bool:
@@ -203,7 +211,9 @@ def _read_figures(row: Mapping[str, Any]) -> EpochFigures:
 _OBJECT, _TEXT, _NUMBER, _WHOLE = ((dict,), "dict"), ((str,), "str"), ((int, float), "number"), ((int,), "int")
 _KINDS = {
     **dict.fromkeys(("losses", "best", "last", "by_benchmark", "dropped_pairs", "training", "environment"), _OBJECT),
-    **dict.fromkeys(("benchmark", "noise_file", "selected_on", "start", "base_model", "weights_sha256"), _TEXT),
+    **dict.fromkeys(
+        ("benchmark", "evaluated_on", "noise_file", "selected_on", "start", "base_model", "weights_sha256"), _TEXT
+    ),
     **dict.fromkeys(("noise_rate", "doubtful_share", "seconds"), _NUMBER),
     **dict.fromkeys(("noise_seed", "peak_memory_mb"), _WHOLE),
     "own_pairs": ((bool,), "bool"),

@@ -11,10 +11,11 @@ from .adapters import AdapterArguments
 from .captions_amns import check_long_captions
 from .cli import OptionParser
 from .configuration_amns import check_limit
+from .data.benchmarks import known_benchmark
 from .data.folds import read_fold
 from .data.joint import join_pairs
 from .data.noise import inject_noise
-from .data.sources import SourceArguments, SourcesArguments
+from .data.sources import NO_COLUMN, SourceArguments, SourcesArguments
 from .image_modes_amns import size_pair
 from .run_options import read_encoder, read_recipe, refuse_from_scratch_options
 from .training_args import AMNSTrainingArguments
@@ -40,10 +41,9 @@ class NoiseArguments(SourceArguments):
 
     def load_train(self) -> datasets.Dataset:
         """The training pairs with the wrong captions that were asked for; errors as of `load` and `inject_noise`."""
-        return self._noisy(self.load("train"))
+        return self._noisy(cast(datasets.Dataset, self.load("train")))
 
-    def _noisy(self, train: datasets.Dataset | datasets.DatasetDict) -> datasets.Dataset:
-        pairs = cast(datasets.Dataset, train)
+    def _noisy(self, pairs: datasets.Dataset) -> datasets.Dataset:
         if self.noise_rate or self.noise_file:
             pairs = inject_noise(pairs, self.noise_rate, self.noise_seed, self.noise_file)
         return pairs
@@ -51,9 +51,30 @@ class NoiseArguments(SourceArguments):
 
 @dataclass
 class DataArguments(SourcesArguments, NoiseArguments):
-    """One or more sets to train and to test on, and the persons that training leaves out."""
+    """One or more sets to train and to test on, whether pairs are streamed, and the persons that training leaves out.
 
-    _argument_groups = {"left_out_fold": "Persons that training leaves out"}
+    `selection_split`, `load_sets` are of the sets that are evaluated, all else of those that are trained on.
+    """
+
+    _argument_groups = {
+        "eval_benchmark": "Evaluation on other data, and pairs that no cache holds",
+        "left_out_fold": "Persons that training leaves out",
+    }
+
+    eval_benchmark: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Benchmarks below data_root that are evaluated instead of the data that are trained on: their val "
+            "selects the best epoch, their test is reported."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training pairs of --pairs when they are needed, without a cache. Goes with max_steps "
+            "and eval_benchmark; stream_shuffle_block mixes them."
+        },
+    )
 
     left_out_fold: str | None = field(
         default=None,
@@ -66,19 +87,67 @@ class DataArguments(SourcesArguments, NoiseArguments):
             self.left_out_fold = str(read_fold(self.left_out_fold))
         if self.joint and self.noise_file:
             raise ValueError("noise_file is an index into one benchmark; name one, or use noise_rate.")
+        if isinstance(self.eval_benchmark, str):
+            # As a recipe may have it.
+            self.eval_benchmark = [self.eval_benchmark]
+        for name in self.eval_benchmark:
+            known_benchmark(name)
+        self._evaluated  # noqa: B018  refuses names that can't be
+        if self.pairs and self.split_column == NO_COLUMN and not self.eval_benchmark:
+            raise ValueError(
+                f"split_column {NO_COLUMN} leaves no pairs of {self.name} to evaluate. Name other data: "
+                "--eval_benchmark cuhk-pedes --data_root DIR."
+            )
+        if self.streaming:
+            self._check_stream()
 
-    def load_parts(self) -> dict[str, datasets.Dataset]:
+    def _check_stream(self) -> None:
+        if not self.pairs:
+            raise ValueError(f"streaming is of own pairs (--pairs); {self.name} is read by row number. Leave it out.")
+        rows = {"noise_rate": self.noise_rate, "noise_file": self.noise_file, "left_out_fold": self.left_out_fold}
+        for name, value in rows.items():
+            if value:
+                raise ValueError(
+                    f"{name} {value} needs to know all rows, and a stream is read in its own order. Leave it or "
+                    "streaming out."
+                )
+        if not self.eval_benchmark:
+            raise ValueError(
+                f"streaming reads the training pairs of {self.name} only. Name what is evaluated: --eval_benchmark "
+                "cuhk-pedes --data_root DIR."
+            )
+
+    @property
+    def _evaluated(self) -> SourcesArguments:
+        if not self.eval_benchmark:
+            return self
+        return SourcesArguments(self.eval_benchmark, data_root=self.data_root, on_missing=self.on_missing)
+
+    @property
+    def evaluated_on(self) -> str | None:
+        """Name of the benchmarks that are evaluated, `None` where it is the data that are trained on."""
+        return self._evaluated.name if self.eval_benchmark else None
+
+    @property
+    def selection_split(self) -> str:
+        """The split that selects the best epoch, see `SourcesArguments`."""
+        return self._evaluated.selection_split if self.eval_benchmark else super().selection_split
+
+    def load_parts(self) -> dict[str, datasets.Dataset | datasets.IterableDataset]:
         """The training pairs of each source by its name, each with its own wrong captions; errors as of `load`."""
-        return {source.name: self._noisy(source.load("train")) for source in self.each()}
+        if self.streaming:
+            return {self.name: cast(datasets.IterableDataset, self.load("train", streaming=True))}
+        return {source.name: self._noisy(cast(datasets.Dataset, source.load("train"))) for source in self.each()}
 
-    def load_train(self) -> datasets.Dataset:
+    def load_train(self) -> datasets.Dataset | datasets.IterableDataset:
         """The training pairs of all sources as one set, see `join_pairs`."""
         parts = self.load_parts()
-        return join_pairs(parts) if len(parts) > 1 else next(iter(parts.values()))
+        return join_pairs(cast(Any, parts)) if len(parts) > 1 else next(iter(parts.values()))
 
     def load_sets(self, split: str | None = None) -> dict[str, datasets.DatasetDict]:
         """The split of each source to rank, by its name; None: the one that selects the best epoch."""
-        each = {source.name: source.load(split or source.selection_split) for source in self.each()}
+        sources = self._evaluated.each()
+        each = {source.name: source.load(split or source.selection_split) for source in sources}
         return {name: cast(datasets.DatasetDict, found) for name, found in each.items()}
 
 

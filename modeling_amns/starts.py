@@ -1,12 +1,19 @@
 """The model that a run starts from, and its processor: of a checkpoint, or new."""
 
+import itertools
 from typing import Any, cast
 
+import datasets
+
 from .configuration_amns import AMNSConfig, AMNSVisionConfig
+from .data.collator import undecoded
 from .loading import check_fit, load_start
 from .modeling_amns import AMNSForPersonRetrieval, AMNSModel
 from .processing_amns import AMNSProcessor
 from .run_arguments import ModelArguments
+
+# Of a stream; a vocabulary of thousands of words is in them.
+STREAMED_CAPTIONS = 50_000
 
 
 def build(
@@ -57,10 +64,18 @@ def build(
     return AMNSForPersonRetrieval(config), processor
 
 
+def captions_of(train: datasets.Dataset | datasets.IterableDataset) -> list[str]:
+    """The captions that a tokenizer is trained on: all of a set, of a stream its first `STREAMED_CAPTIONS`."""
+    if isinstance(train, datasets.Dataset):
+        return train["caption"][:]
+    rows = undecoded(train)
+    return [row["caption"] for row in itertools.islice(rows, STREAMED_CAPTIONS)]
+
+
 def check_positions(arguments: ModelArguments, start: AMNSModel) -> None:
     """A ValueError where the text positions that are asked for can't be had of a start, which is changed by it."""
     if arguments.max_text_positions is not None:
         start.resize_text_positions(arguments.max_text_positions)
 
 
-__all__ = ["build", "check_positions"]
+__all__ = ["build", "captions_of", "check_positions"]

@@ -59,7 +59,7 @@ def print_report(report: RunReport, folder: str) -> None:
     """The figures of the best and the last epoch as a table."""
     noise = f", {report.noise_rate:.0%} of the captions shuffled" if report.noise_rate else ""
     selected = f"best epoch selected on {report.selected_on}" if report.selected_on else "no epoch selected"
-    print(f"\n{report.benchmark}, test split{noise}; {selected}\n")
+    print(f"\n{report.measured_on}, test split{noise}; {selected}\n")
     print(figures_table(report.rows))
     print(f"\n{report.seconds:.0f} s, {report.peak_memory_mb} MiB. Model and results.json: {folder}")
 

@@ -66,6 +66,12 @@ def check_ending(path: str) -> None:
         raise ValueError(f"{path} is of a kind that is not read; expected one of {', '.join(readable_formats())}.")
 
 
+def check_folder(images: str | Path) -> None:
+    """A FileNotFoundError where there is no such folder of images."""
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"There is no image folder {images}; pass image_root=, the folder of the images.")
+
+
 def check_place(path: str, roots: Sequence[str | Path], name: str) -> None:
     """A ValueError for an image that a stranger's data set names, and that lies in none of these folders.
 
@@ -217,4 +223,4 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-__all__ = ["ImageFolder", "check_ending", "check_place", "relative_path"]
+__all__ = ["ImageFolder", "check_ending", "check_folder", "check_place", "relative_path"]

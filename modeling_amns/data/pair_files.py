@@ -101,7 +101,8 @@ class Columns:
         if not has_split:
             raise ValueError(
                 f"{source} has no column {self.split}, so nothing says which rows are of {split}. Name it with "
-                'split_column, pass {"train": SOURCE, "test": SOURCE}, or split=None to train on all rows.'
+                'split_column, pass {"train": SOURCE, "test": SOURCE}, or train on all rows: split=None, of a '
+                "program split_column none."
             )
         return split
 

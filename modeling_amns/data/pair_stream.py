@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from ..brief import in_short
-from .files import ImageFolder, check_place
+from .files import ImageFolder, check_folder, check_place
 from .pair_files import Columns, inside, own_id, read_rows, whole_number
 from .pair_sources import Opened
 from .records import check_person_id, describe, split_name
@@ -48,6 +48,8 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
         if first is None:
             raise ValueError(f"{title} has no rows.")
         rows = _Rows(names, names.chosen(names.check(first[0], title), opened.whole, split, title), read_image)
+        if isinstance(first[0][names.image], str):
+            check_folder(opened.image_root)
         stream = datasets.IterableDataset.from_generator(_table_pairs, gen_kwargs={"shards": shards, "rows": rows})
     else:
         stream = data.to_iterable_dataset() if isinstance(data, datasets.Dataset) else data.with_format(None)

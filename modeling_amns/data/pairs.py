@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 
 from .benchmarks import check_options
-from .files import ImageFolder
+from .files import ImageFolder, check_folder
 from .pair_files import Columns
 from .pair_records import read_pairs
 from .pair_sources import Source, open_source
@@ -106,8 +106,7 @@ def load_pairs(
 
 
 def _present(records: list[Record], images: ImageFolder, title: str, on_missing: str) -> Found:
-    if not Path(images.root).is_dir():
-        raise FileNotFoundError(f"There is no image folder {images.root}; pass image_root=, the folder of the images.")
+    check_folder(images.root)
     found = keep_present(records, images)
     if found.missing:
         text = f"{title}: {len(found.missing):,} of {found.images:,} images are not in {images.root}. "

@@ -57,7 +57,10 @@ class SourceArguments:
         metadata={"help": "Column of own pairs that names the person; none: each image is a person of its own."},
     )
     split_column: str = field(
-        default="split", metadata={"help": "Column of own pairs that says train, val or test for each pair."}
+        default="split",
+        metadata={
+            "help": "Column of own pairs that says train, val or test for each pair; none: all are to train on."
+        },
     )
     val_split: str = field(
         default="val", metadata={"help": "Split of own pairs that selects the best epoch; test if there is no val."}
@@ -114,18 +117,27 @@ class SourceArguments:
         person_id = self.person_id_column if self.names_persons else None
         return Columns(self.image_column, self.caption_column, person_id, self.split_column)
 
-    def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
-        """A split as `load_benchmark` returns it; errors as there and in `load_pairs`."""
+    def load(
+        self, split: str, streaming: bool = False
+    ) -> datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset:
+        """A split as `load_benchmark` returns it, own pairs also as a stream; errors as there and in `load_pairs`."""
         if not self.pairs:
             return load_benchmark(self.benchmark, self.data_root, split, on_missing=self.on_missing)
+        whole = self.split_column == NO_COLUMN
+        if whole and split != "train":
+            raise ValueError(
+                f"split_column {NO_COLUMN} takes all pairs of {self.name} to train on: there are none of {split}. "
+                "train.py evaluates others with eval_benchmark."
+            )
         return load_pairs(
             self.pairs,
-            split,
+            None if whole else split,
             self.image_root,
             self.image_column,
             self.caption_column,
             self.columns.person_id,
             self.split_column,
+            streaming,
             on_missing=self.on_missing,
         )
 
@@ -175,11 +187,13 @@ class SourcesArguments(SourceArguments):
         """The split that selects the best epoch; of several benchmarks those without val differ: `val/test`."""
         return "/".join(dict.fromkeys(source.selection_split for source in self.each()))
 
-    def load(self, split: str) -> datasets.Dataset | datasets.DatasetDict:
+    def load(
+        self, split: str, streaming: bool = False
+    ) -> datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset:
         """A split of the one source; a ValueError where there are several."""
         if self.joint:
             raise ValueError(f"{self.name} are several benchmarks: load each of them.")
-        return self.each()[0].load(split)
+        return self.each()[0].load(split, streaming)
 
 
 __all__ = ["NO_COLUMN", "SourceArguments", "SourcesArguments"]
