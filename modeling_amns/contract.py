@@ -117,7 +117,7 @@ def refuse_row_options(args: AMNSTrainingArguments) -> None:
         if asked[name]:
             raise ValueError(
                 f"{name} needs to know all rows, and a stream is read in its own order. Load the training set whole "
-                "(without streaming), or leave the option out."
+                "(streaming=False, without --streaming), or leave the option out."
             )
 
 
