@@ -131,7 +131,7 @@ def _run(
         check_positions(start, load_start(start.model_name_or_path, AMNSModel))
     parts = data.load_parts()
     train: Any = join_pairs(cast(Any, parts)) if data.joint else next(iter(parts.values()))
-    noise_rate = 0.0 if data.streaming else _noise_share(train)
+    noise_rate = _noise_share(train)
     tests, selecting = data.load_sets("test"), data.load_sets()
     first, several = next(iter(tests)), len(tests) > 1
     # Whose classes are whose.
@@ -337,9 +337,9 @@ def _environment(device: torch.device) -> dict[str, str]:
     return {"python": platform.python_version(), "modeling_amns": __version__, **packages, "device": device_name}
 
 
-def _noise_share(train: datasets.Dataset) -> float:
-    """Of captions that were moved; one that is partly wrong stands where its annotation has it."""
-    return round((moved_captions(train) or 0) / len(train), 4)
+def _noise_share(train: datasets.Dataset | datasets.IterableDataset) -> float:
+    """Of captions that were moved, in a stream none; one that is partly wrong stands where its annotation has it."""
+    return round((moved_captions(train) or 0) / len(train), 4) if isinstance(train, datasets.Dataset) else 0.0
 
 
 def _draw(trainer: AMNSTrainer, processor: AMNSProcessor, embedded: EmbeddedSplit, test: datasets.DatasetDict) -> None:

@@ -44,28 +44,27 @@ def stream_pairs(opened: Opened, names: Columns, split: str | None) -> datasets.
     if isinstance(data, tuple):
         # A list is shared out among the readers, a shard is one of its items; a tuple is given to each.
         shards = [shard for file in data for shard in _shards_of(file)]
-        first = next(_table_rows(shards), None)
-        if first is None:
-            raise ValueError(f"{title} has no rows.")
-        rows = _Rows(names, names.chosen(names.check(first[0], title), opened.whole, split, title), read_image)
-        if isinstance(first[0][names.image], str):
-            check_folder(opened.image_root)
-        stream = datasets.IterableDataset.from_generator(_table_pairs, gen_kwargs={"shards": shards, "rows": rows})
+        first = next((row for row, _, _ in _table_rows(shards)), None)
     else:
         stream = data.to_iterable_dataset() if isinstance(data, datasets.Dataset) else data.with_format(None)
         if stream.features is not None and isinstance(stream.features.get(names.image), datasets.Image):
             stream = stream.cast_column(names.image, datasets.Image(decode=False))
             read_image = functools.partial(_image_of_column, name=names.image, places=opened.places)
-        found = next(iter(stream), None)
-        if found is None:
-            raise ValueError(f"{title} has no rows.")
-        rows = _Rows(names, names.chosen(names.check(found, title), opened.whole, split, title), read_image)
+        first = next(iter(stream), None)
+    if first is None:
+        raise ValueError(f"{title} has no rows.")
+    rows = _Rows(names, names.chosen(names.check(first, title), opened.whole, split, title), read_image)
+    if isinstance(data, tuple):
+        if isinstance(first[names.image], str):
+            check_folder(opened.image_root)
+        stream = datasets.IterableDataset.from_generator(_table_pairs, gen_kwargs={"shards": shards, "rows": rows})
+    else:
         stream = stream.map(
             _batch_of_pairs,
             batched=True,
             batch_size=_BATCH,
             with_indices=True,
-            remove_columns=list(found),
+            remove_columns=list(first),
             fn_kwargs={"rows": rows, "title": title},
         )
     # Given to `map`, the features would count as applied, and images would not be decoded.
