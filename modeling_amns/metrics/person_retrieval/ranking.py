@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .inputs import Ids, Matrix, check_finite, matrix_of, persons_of
@@ -141,7 +142,9 @@ def rank_similarity(similarity: Matrix, query_ids: Ids, gallery_ids: Ids, block_
     values = matrix_of(similarity, "similarity")
     persons = persons_of(query_ids, values.shape[0], gallery_ids, values.shape[1], values.device)
     check_finite(values, "similarity")
-    return _rank(lambda rows, positives: _positive_ranks(values[rows].double(), positives), *persons, block_size)
+    return _rank(
+        lambda rows, positives: _positive_ranks(values[rows].double(), positives.mask()), *persons, block_size
+    )
 
 
 def _image_to_text(rank: Callable[..., QueryRanks], *inputs: Matrix | Ids, block_size: int) -> dict[str, float]:
@@ -152,8 +155,35 @@ def _image_to_text(rank: Callable[..., QueryRanks], *inputs: Matrix | Ids, block
     return {f"i2t_{name}": value for name, value in figures.items()}
 
 
+@dataclass(frozen=True)
+class _Positives:
+    """Where a block of queries has items of its persons: pairs in the order of queries, then of the gallery.
+
+    Args:
+        row, item: query of the block and gallery item of each pair, int64 [N].
+        counts: pairs of each query, int64 [b], at least 1.
+        gallery: its size.
+    """
+
+    row: Tensor
+    item: Tensor
+    counts: Tensor
+    gallery: int
+
+    @property
+    def total(self) -> int:
+        """Pairs of the block, whether positive or not."""
+        return len(self.counts) * self.gallery
+
+    def mask(self) -> Tensor:
+        """bool [b, G]."""
+        found = torch.zeros(len(self.counts), self.gallery, dtype=torch.bool, device=self.row.device)
+        found[self.row, self.item] = True
+        return found
+
+
 def _rank(
-    ranks_of: Callable[[slice, Tensor], Tensor], query_ids: Tensor, gallery_ids: Tensor, block_size: int
+    ranks_of: Callable[[slice, _Positives], Tensor], query_ids: Tensor, gallery_ids: Tensor, block_size: int
 ) -> QueryRanks:
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1, found {block_size}.")
@@ -164,10 +194,17 @@ def _rank(
         average_precision=torch.empty(len(query_ids), dtype=torch.float64),
         inverse_negative_penalty=torch.empty(len(query_ids), dtype=torch.float64),
     )
+    persons, order = gallery_ids.sort(stable=True)
+    first = torch.searchsorted(persons, query_ids)
+    numbers = torch.searchsorted(persons, query_ids, right=True) - first
     for start in range(0, len(query_ids), rows_per_block):
         rows = slice(start, start + rows_per_block)
-        positives = query_ids[rows, None] == gallery_ids
-        figures = _figures(ranks_of(rows, positives), positives.sum(dim=1), len(gallery_ids))
+        counts = numbers[rows]
+        row = torch.repeat_interleave(counts)
+        # The how manieth of its query a pair is.
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        positives = _Positives(row, order[first[rows][row] + place], counts, len(gallery_ids))
+        figures = _figures(ranks_of(rows, positives), counts, len(gallery_ids))
         ranks.first_hit[rows], ranks.average_precision[rows], ranks.inverse_negative_penalty[rows] = figures
     return ranks
 
@@ -189,48 +226,87 @@ class _Cosines:
         self.queries, self.gallery = (queries, gallery) if self.screened else (queries.double(), gallery.double())
         self.rough = gallery.float().div_(_GRID) if self.screened else gallery
 
-    def ranks(self, rows: slice, positives: Tensor) -> Tensor:
+    def ranks(self, rows: slice, positives: _Positives) -> Tensor:
         """As `_positive_ranks` of the rows' exact cosines."""
-        row, item = positives.nonzero(as_tuple=True)
-        if not self.screened or len(row) * SETTLED > positives.numel():
-            return _positive_ranks(self._block(rows), positives)
-        scores = torch.zeros(positives.shape)
+        if not self.screened or len(positives.row) * SETTLED > positives.total:
+            return _positive_ranks(self._block(rows), positives.mask())
+        scores = self._rough_scores(rows)
+        cosine = self._pairs(rows, positives.row, positives.item)
+        # Slots hold a row's positives, the least alike first; those that are not in use are above all.
+        held = torch.arange(int(positives.counts.max())) < positives.counts[:, None]
+        values = torch.full(held.shape, math.inf, dtype=torch.float64)
+        values[held] = cosine
+        values = values.sort(dim=1).values
+        low, high = (values - self.margin).float(), (values + self.margin).float()
+        row, item, better = self._near(scores, low, high, held)
+        if len(row) * SETTLED > positives.total:
+            return _positive_ranks(self._block(rows), positives.mask())
+
+        # What is left ranks among itself as a small gallery, in gallery order.
+        number = torch.bincount(row, minlength=len(held))
+        slots = torch.arange(int(number.max())) < number[:, None]
+        settled = torch.full(slots.shape, -math.inf, dtype=torch.float64)
+        settled[slots] = self._pairs(rows, row, item)
+        # Both ascend by query and item, and all positives are left: each is near itself.
+        pairs, wanted = (of * self.gallery.shape[0] + at for of, at in ((row, item), (positives.row, positives.item)))
+        hits = torch.zeros_like(pairs, dtype=torch.bool)
+        hits[torch.searchsorted(pairs, wanted)] = True
+        ranks = _positive_ranks(settled, torch.zeros_like(slots).masked_scatter_(slots, hits))
+        # The better a positive is placed, the fewer are better: both ascend.
+        ranks[held] += better.masked_fill(~held, positives.gallery).sort(dim=1).values[held]
+        return ranks
+
+    def _rough_scores(self, rows: slice) -> Tensor:
+        """float32 [b, G], each within `margin` of the exact cosine."""
         parts = self.queries[rows].float().div_(_GRID).split(SUMMED, dim=1), self.rough.split(SUMMED, dim=1)
         with torch.autocast("cpu", enabled=False):  # it would take half precision
-            for queries, gallery in zip(*parts, strict=True):
-                scores += queries @ gallery.T
-        cosine = self._pairs(rows, row, item)
-        low, high = (cosine - self.margin).float(), (cosine + self.margin).float()
+            products = (queries @ gallery.T for queries, gallery in zip(*parts, strict=True))
+            scores = next(products)
+            for product in products:  # apart: a product that adds to the last would pass on all of its roundings
+                scores += product
+        return scores
+
+    def _near(self, scores: Tensor, low: Tensor, high: Tensor, held: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Items that lie within the bounds of any positive of their row, and how many others are better than each.
+
+        Args:
+            scores: [b, G], overwritten.
+            low, high: bounds of the positives, ascending along a row, infinite where `held` is not, [b, P].
+        Returns:
+            row and item of what is near, by row and item, int64 [N]; the others that are better, int64 [b, P].
+        """
         # Each row's scores fall into cells by operations that keep their order. Cells between the bounds of a positive
         # are open; an item of another cell is surely better than the positives below it, worse than those above.
-        # What is worse than all of them lies in cell 0.
-        cells = min(len(self.gallery) // 2, 2**20)
-        bottom = torch.full_like(scores[:, 0], math.inf).scatter_reduce_(0, row, low, "amin")
-        scale = (cells - 2) / (scores.amax(dim=1).scatter_reduce_(0, row, high, "amax") - bottom)
-        start = cells * torch.arange(len(scores), dtype=torch.int32)
-        first, last = (((bound - bottom[row]) * scale[row] + 1).int() + start[row] for bound in (low, high))
-        scores.sub_(bottom[:, None]).mul_(scale[:, None]).add_(1).clamp_min_(0)
-        cell = scores.int().add_(start[:, None])
+        # What is worse than all of them lies in cell 0, what is better than all in the last or the one before.
+        cells = min(scores.shape[1] // 8, 2**20)
         size = cells * len(scores)
+        bottom, top = low[:, :1], high.masked_fill(~held, -math.inf).amax(dim=1, keepdim=True)
+        scale = (cells - 3) / (top - bottom)
+        scores.sub_(bottom).mul_(scale).add_(1).clamp_(0, cells - 1)
+        low, high = ((bound - bottom) * scale + 1 for bound in (low, high))
+        start = cells * torch.arange(len(scores), dtype=torch.int32)[:, None]
+        first, last = (bound[held].int().add_(start.expand(held.shape)[held]) for bound in (low, high))
+        cell = scores.int().add_(start)
         depth, one = torch.zeros(size + 1, dtype=torch.int32), torch.ones_like(first)
         opened = depth.index_add_(0, first, one).index_add_(0, last + 1, -one).cumsum_(0)[:size] > 0
         certain = torch.bincount(cell.flatten(), minlength=size).masked_fill_(opened, 0).view(-1, cells)
-        surely = certain.sum(dim=1)
-        number = len(self.gallery) - surely
-        if number.sum() * SETTLED > positives.numel():
-            return _positive_ranks(self._block(rows), positives)
-        better = surely[row] - certain.cumsum_(dim=1).flatten()[last]
+        better = torch.zeros(held.shape, dtype=torch.int64)
+        better[held] = (certain.sum(dim=1, keepdim=True) - certain.cumsum_(dim=1)).flatten()[last]
 
-        # Near items rank among themselves as a small gallery, in gallery order.
-        near = opened.index_select(0, cell.flatten()).view_as(positives)
-        slots = torch.arange(int(number.max())) < number[:, None]
-        settled = torch.full(slots.shape, -math.inf, dtype=torch.float64)
-        settled[slots] = self._pairs(rows, *near.nonzero(as_tuple=True))
-        ranks = _positive_ranks(settled, torch.zeros_like(slots).masked_scatter_(slots, positives[near]))
-        held = torch.arange(ranks.shape[1]) < torch.bincount(row, minlength=len(positives))[:, None]
-        # The better a positive is placed, the fewer are better: both ascend.
-        ranks[held] += torch.full_like(ranks, len(self.gallery)).masked_scatter_(held, better).sort(dim=1).values[held]
-        return ranks
+        # Cells are wider than the bounds: of an item in an open one the positives below it are counted, and only the
+        # next one may have it between its bounds, as both of them ascend.
+        row, item = opened.index_select(0, cell.flatten()).view_as(scores).nonzero(as_tuple=True)
+        number = torch.bincount(row, minlength=len(held))[:, None]
+        slots = torch.arange(int(number.max())) < number
+        score = torch.full(slots.shape, -math.inf)
+        score[slots] = scores[row, item]
+        below = torch.searchsorted(high, score)
+        within = F.pad(low, (0, 1), value=math.inf).gather(1, below) <= score
+        certain = torch.zeros(len(held), held.shape[1] + 1, dtype=torch.int64)
+        certain.scatter_add_(1, below, (slots & ~within).long())
+        better += certain.sum(dim=1, keepdim=True) - certain.cumsum_(dim=1)[:, :-1]
+        left = within[slots]
+        return row[left], item[left], better
 
     def _pairs(self, rows: slice, row: Tensor, item: Tensor) -> Tensor:
         """Exact cosines of pairs, float64 [N]; `row` counts from the start of `rows`."""
