@@ -90,8 +90,8 @@ def embed_texts(
     tokens, whole = read_captions(processor, captions)
     if what is not None or processor.long_captions != "cut":
         longest = max(map(len, whole.values()), default=0)
-        found = LongCaptions(len(captions), tuple(whole), longest, processor.max_tokens)
-        found.say(processor.long_captions, what or "Captions to embed", "caption")
+        long = LongCaptions(len(captions), tuple(whole), longest, processor.max_tokens)
+        long.say(processor.long_captions, what or "Captions to embed", "caption")
     parts = [[ids] for ids in tokens]
     if processor.long_captions == WINDOWS:
         for place, ids in whole.items():
@@ -105,7 +105,12 @@ def embed_texts(
         tokens = {name: value.to(model.device) for name, value in batch.items()}
         return cast(Tensor, model.get_text_features(**tokens).pooler_output)
 
-    vectors = _embed_all(model, windows, embed, collate, batch_size, 0, "captions" if progress else None)
+    # Captions of a batch are padded to its longest: sorted, they hardly are.
+    order = sorted(range(len(windows)), key=lambda place: len(windows[place]))
+    by_length = [windows[place] for place in order]
+    found = _embed_all(model, by_length, embed, collate, batch_size, 0, "captions" if progress else None)
+    vectors = torch.empty_like(found)
+    vectors[order] = found
     if len(windows) == len(parts):
         return vectors
     of_each = vectors.split([len(part) for part in parts])

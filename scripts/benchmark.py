@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py step    # training step with and without AWM
 python scripts/benchmark.py embed   # image encoder against transformers' CLIPModel
+python scripts/benchmark.py text    # text encoder against CLIPModel, which pads to 77 tokens
 python scripts/benchmark.py data    # JPEG files to a ready batch, against a plain loader with Pillow transforms
 python scripts/benchmark.py cache   # peak memory of a step with the gradient cache
 python scripts/benchmark.py search  # galleries as they grow; --sizes 10000 100000 1000000 takes minutes
@@ -18,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from transformers import CLIPConfig, CLIPModel
 
 from modeling_amns import AMNSConfig, AMNSModel, AMNSProcessor, load_benchmark, make_synthetic_benchmark
 from modeling_amns.cli import parse, run_script
@@ -28,17 +28,19 @@ from modeling_amns.losses import bsdm, matching_loss
 from modeling_amns.masking import patch_scores, select_patches
 
 if __package__:  # installed, as modeling_amns.scripts.benchmark
+    from .benchmark_encoders import image_report, text_report
     from .benchmark_loader import largest_difference, loaders
     from .benchmark_memory import memory_table, metric_table
     from .benchmark_search import search_report
     from .benchmark_stream import stream_report
-    from .benchmark_timing import print_ratios, side_by_side
+    from .benchmark_timing import ratios_table, side_by_side
 else:
+    from benchmark_encoders import image_report, text_report
     from benchmark_loader import largest_difference, loaders
     from benchmark_memory import memory_table, metric_table
     from benchmark_search import search_report
     from benchmark_stream import stream_report
-    from benchmark_timing import print_ratios, side_by_side
+    from benchmark_timing import ratios_table, side_by_side
 
 SIZES = {
     "small": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4},
@@ -82,26 +84,7 @@ def step(options: Options) -> None:
     work |= {
         f"keep_ratio {ratio}, mask_image_scale 0.5": (lambda ratio=ratio: train(ratio, 0.5)) for ratio in (0.7, 0.5)
     }
-    print_ratios(side_by_side(work, options.repeats), "training step")
-
-
-def embed(options: Options) -> None:
-    """Image features at 224x224, the size that CLIPModel takes, from the same weights."""
-    vision = {**SIZES[options.size], "image_size": 224, "patch_size": 16}
-    clip = CLIPModel(CLIPConfig(vision_config=vision)).to(options.device).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        clip.save_pretrained(folder)
-        amns = AMNSModel.from_pretrained(folder).to(options.device).eval()
-    pixels = torch.randn(options.batch_size, 3, 224, 224, device=options.device)
-    with torch.inference_mode():
-        difference = clip.get_image_features(pixels).pooler_output - amns.get_image_features(pixels).pooler_output
-        work = {
-            "transformers CLIPModel": lambda: clip.get_image_features(pixels),
-            "AMNSModel": lambda: amns.get_image_features(pixels),
-            "AMNSModel, CLS attention scores": lambda: amns.image_attention_scores(pixels),
-        }
-        print_ratios(side_by_side(work, options.repeats), "image encoder")
-    print(f"largest difference of the features: {difference.abs().max():.1e}")
+    print(ratios_table(side_by_side(work, options.repeats), "training step"))
 
 
 def data(options: Options) -> None:
@@ -114,7 +97,7 @@ def data(options: Options) -> None:
             train = load_benchmark("synthetic-pedes", root, "train")
             processor = AMNSProcessor.from_captions(train["caption"][:], [384, 128])
             timed = side_by_side(loaders(train, processor, Augmentation(), options.batch_size), options.repeats)
-            print_ratios(timed, f"files of {height}x{width}")
+            print(ratios_table(timed, f"files of {height}x{width}"))
             rates = ", ".join(f"{name} {len(train) / one.seconds:.0f}" for name, one in timed.items())
             largest, mean = largest_difference(train, processor)
         print(
@@ -125,6 +108,8 @@ def data(options: Options) -> None:
 # What prints a text of its own.
 REPORTS: dict[str, Callable[[Options], str]] = {
     "cache": lambda options: memory_table(SIZES[options.size], options.batch_size, (0, 16, 4), options.device),
+    "embed": lambda o: image_report(SIZES[o.size], o.batch_size, o.repeats, o.device),
+    "text": lambda o: text_report(SIZES[o.size], o.batch_size, o.repeats, o.device),
     "metric": lambda options: metric_table(options.queries, options.gallery, options.repeats),
     "search": lambda options: search_report(options.sizes),
     # The first of the sizes is timed, the last is read for its memory.
@@ -134,7 +119,7 @@ REPORTS: dict[str, Callable[[Options], str]] = {
 
 def main() -> int:
     """Runs one benchmark."""
-    benchmarks = {"step": step, "embed": embed, "data": data}
+    benchmarks = {"step": step, "data": data}
     benchmarks |= {name: lambda options, report=report: print(report(options)) for name, report in REPORTS.items()}
     options, what = parse((Options,), __doc__, {"what": "one of " + ", ".join(benchmarks)})
     if what not in benchmarks:

@@ -76,7 +76,7 @@ def _compared(taken: list[float], first: list[float]) -> Timed:
     return Timed(statistics.median(taken), middle, low, high)
 
 
-def print_ratios(timed: dict[str, Timed], what: str) -> None:
+def ratios_table(timed: dict[str, Timed], what: str) -> str:
     """A Markdown table of seconds and of their ratio to the first of them, with its quartiles over the rounds."""
     rows = [[name, f"{one.seconds:.3f}", f"{one.ratio:.2f}", one.spread] for name, one in timed.items()]
-    print(markdown_table([what, "seconds", f"relative to {next(iter(timed))}", "quartiles"], rows))
+    return markdown_table([what, "seconds", f"relative to {next(iter(timed))}", "quartiles"], rows)

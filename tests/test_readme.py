@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import re
 import runpy
@@ -39,7 +40,8 @@ def commands(text: str) -> list[list[str]]:
     """The words of each command that starts one of the package's programs."""
     lines = [part for line in text.splitlines() for part in line.split("&&")]
     words = [shlex.split(line.removeprefix("accelerate launch ").strip()) for line in lines]
-    words = [line[1:] if line[:1] == ["python"] else line for line in words]
+    # Settings of the environment before a program, and its interpreter.
+    words = [list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=|python$", word), line)) for line in words]
     return [line for line in words if line and (line[0].endswith(".py") or line[0] == "amns")]
 
 
