@@ -170,11 +170,6 @@ class _Positives:
     counts: Tensor
     gallery: int
 
-    @property
-    def total(self) -> int:
-        """Pairs of the block, whether positive or not."""
-        return len(self.counts) * self.gallery
-
     def mask(self) -> Tensor:
         """bool [b, G]."""
         found = torch.zeros(len(self.counts), self.gallery, dtype=torch.bool, device=self.row.device)
@@ -201,7 +196,6 @@ def _rank(
         rows = slice(start, start + rows_per_block)
         counts = numbers[rows]
         row = torch.repeat_interleave(counts)
-        # The how manieth of its query a pair is.
         place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         positives = _Positives(row, order[first[rows][row] + place], counts, len(gallery_ids))
         figures = _figures(ranks_of(rows, positives), counts, len(gallery_ids))
@@ -228,30 +222,28 @@ class _Cosines:
 
     def ranks(self, rows: slice, positives: _Positives) -> Tensor:
         """As `_positive_ranks` of the rows' exact cosines."""
-        if not self.screened or len(positives.row) * SETTLED > positives.total:
+        pairs_of_all = len(positives.counts) * positives.gallery
+        if not self.screened or len(positives.row) * SETTLED > pairs_of_all:
             return _positive_ranks(self._block(rows), positives.mask())
         scores = self._rough_scores(rows)
         cosine = self._pairs(rows, positives.row, positives.item)
         # Slots hold a row's positives, the least alike first; those that are not in use are above all.
-        held = torch.arange(int(positives.counts.max())) < positives.counts[:, None]
-        values = torch.full(held.shape, math.inf, dtype=torch.float64)
-        values[held] = cosine
-        values = values.sort(dim=1).values
+        held = _slots(positives.counts)
+        values = _filled(held, cosine, math.inf).sort(dim=1).values
         low, high = (values - self.margin).float(), (values + self.margin).float()
         row, item, better = self._near(scores, low, high, held)
-        if len(row) * SETTLED > positives.total:
+        if len(row) * SETTLED > pairs_of_all:
             return _positive_ranks(self._block(rows), positives.mask())
 
         # What is left ranks among itself as a small gallery, in gallery order.
-        number = torch.bincount(row, minlength=len(held))
-        slots = torch.arange(int(number.max())) < number[:, None]
-        settled = torch.full(slots.shape, -math.inf, dtype=torch.float64)
-        settled[slots] = self._pairs(rows, row, item)
+        slots = _slots(torch.bincount(row, minlength=len(held)))
         # Both ascend by query and item, and all positives are left: each is near itself.
         pairs, wanted = (of * self.gallery.shape[0] + at for of, at in ((row, item), (positives.row, positives.item)))
         hits = torch.zeros_like(pairs, dtype=torch.bool)
         hits[torch.searchsorted(pairs, wanted)] = True
-        ranks = _positive_ranks(settled, torch.zeros_like(slots).masked_scatter_(slots, hits))
+        exact = cosine.new_empty(len(pairs))
+        exact[hits], exact[~hits] = cosine, self._pairs(rows, row[~hits], item[~hits])
+        ranks = _positive_ranks(_filled(slots, exact, -math.inf), _filled(slots, hits, False))
         # The better a positive is placed, the fewer are better: both ascend.
         ranks[held] += better.masked_fill(~held, positives.gallery).sort(dim=1).values[held]
         return ranks
@@ -296,10 +288,8 @@ class _Cosines:
         # Cells are wider than the bounds: of an item in an open one the positives below it are counted, and only the
         # next one may have it between its bounds, as both of them ascend.
         row, item = opened.index_select(0, cell.flatten()).view_as(scores).nonzero(as_tuple=True)
-        number = torch.bincount(row, minlength=len(held))[:, None]
-        slots = torch.arange(int(number.max())) < number
-        score = torch.full(slots.shape, -math.inf)
-        score[slots] = scores[row, item]
+        slots = _slots(torch.bincount(row, minlength=len(held)))
+        score = _filled(slots, scores[row, item], -math.inf)
         below = torch.searchsorted(high, score)
         within = F.pad(low, (0, 1), value=math.inf).gather(1, below) <= score
         certain = torch.zeros(len(held), held.shape[1] + 1, dtype=torch.int64)
@@ -323,6 +313,16 @@ class _Cosines:
         for part, columns in zip(parts, found.split([len(part) for part in parts], dim=1), strict=True):
             columns.copy_(queries @ part.double().T)
         return found
+
+
+def _slots(counts: Tensor) -> Tensor:
+    """Which places of a row are in use, the first `counts` of each: bool [b, largest count]."""
+    return torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+
+
+def _filled(slots: Tensor, values: Tensor, empty: float) -> Tensor:
+    """Values row by row in their slots, `empty` in the others, of the type of `values`."""
+    return values.new_full(slots.shape, empty).masked_scatter_(slots, values)
 
 
 def _float32_is_whole(device: torch.device) -> bool:
@@ -350,14 +350,11 @@ def _exact_sum(values: Tensor, terms: int) -> Tensor:
 
 def _positive_ranks(similarity: Tensor, positives: Tensor) -> Tensor:
     """Ranks of each row's positives, ascending, padded at the end: similarity, positives [b, G] -> int64 [b, P]."""
-    counts = positives.sum(dim=1)
-    size = int(counts.max())
-    held = torch.arange(size, device=counts.device) < counts[:, None]
+    held = _slots(positives.sum(dim=1))
+    size = held.shape[1]
     if size > MANY_POSITIVES:
         return _ranks_by_sorting(similarity, positives, held)
-    values = similarity.new_full(held.shape, torch.inf)
-    values[held] = similarity[positives]
-    values = values.sort(dim=1).values
+    values = _filled(held, similarity[positives], torch.inf).sort(dim=1).values
     # Two boundaries for each positive, its value and the next float below it: bucket 2i + 1 holds what equals positive
     # i, the buckets above hold what is better than it.
     bounds = torch.stack([values.nextafter(values.new_tensor(-torch.inf)), values], dim=2).flatten(1).contiguous()
